@@ -1,0 +1,1 @@
+"""Measurements as paired runs: the same load direct and through the gateway, in one process tree."""

@@ -1,0 +1,1 @@
+"""Data that ships with hugind: the example config, presets and the demo model. Read through importlib.resources."""

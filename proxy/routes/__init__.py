@@ -1,0 +1,1 @@
+"""Parse, take a turn, render: one file per group of routes."""

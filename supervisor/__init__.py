@@ -1,0 +1,1 @@
+"""Processes, models and memory: everything about running llama-server, and nothing about users or HTTP routes."""
