@@ -1,0 +1,90 @@
+"""One config's workers, as one thing that is loading, ready or failed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hugind.supervisor.config import Config
+from hugind.supervisor.llama.binary import EngineBinary
+from hugind.supervisor.paths import Home
+from hugind.supervisor.run_folder import RunFolder
+from hugind.supervisor.worker import Worker, WorkerState, WorkerStatus
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """An engine as programs see it."""
+
+    name: str
+    state: str
+    """ready (at least one worker is), loading, draining, failed or stopped."""
+    task: str
+    reason: str | None
+    binary: str
+    workers: list[WorkerStatus]
+
+
+class Engine:
+    """The workers of one config. Lives as long as the fleet that awaits `run`."""
+
+    def __init__(self, name: str, config: Config, binary: EngineBinary, home: Home, folder: RunFolder) -> None:
+        self.name = name
+        self.config = config
+        self.binary = binary
+        self.workers = [
+            Worker(name, index, config, binary, home, folder, self._worker_changed)
+            for index in range(config.server.concurrency)
+        ]
+        self._listeners: list[Callable[[Worker], None]] = []
+
+    @property
+    def state(self) -> str:
+        """ready when any worker is; failed when none is left that could become so."""
+        states = {worker.state for worker in self.workers}
+        if WorkerState.READY in states:
+            return "ready"
+        if states & {WorkerState.STARTING, WorkerState.BACKOFF}:
+            return "loading"
+        return next((s.value for s in (WorkerState.FAILED, WorkerState.DRAINING) if s in states), "stopped")
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not ready, in the engine's own words where there are any."""
+        return next((worker.reason for worker in self.workers if worker.reason), None)
+
+    def status(self) -> EngineStatus:
+        """A value for programs and people."""
+        return EngineStatus(
+            name=self.name,
+            state=self.state,
+            task=self.config.model.task,
+            reason=self.reason,
+            binary=f"{self.binary.kind}: {self.binary.build}",
+            workers=[worker.status() for worker in self.workers],
+        )
+
+    def listen(self, listener: Callable[[Worker], None]) -> None:
+        """Call `listener` after every move of a worker's state, for as long as the engine lives."""
+        self._listeners.append(listener)
+
+    async def run(self) -> None:
+        """Keep all workers alive until `stop`; returns when they are gone."""
+        async with asyncio.TaskGroup() as group:
+            for worker in self.workers:
+                group.create_task(worker.run(), name=f"worker {self.name}/{worker.index}")
+
+    def stop(self) -> None:
+        """Ask all workers to drain and end."""
+        for worker in self.workers:
+            worker.stop()
+
+    def restart(self) -> None:
+        """Ask all workers for a fresh process."""
+        for worker in self.workers:
+            worker.restart()
+
+    def _worker_changed(self, worker: Worker) -> None:
+        for listener in self._listeners:
+            listener(worker)
