@@ -41,6 +41,11 @@ class ProcessId:
         except psutil.Error:
             return None
 
+    @classmethod
+    def of_this(cls) -> ProcessId:
+        """The process that asks."""
+        return cls(os.getpid(), psutil.Process().create_time())
+
     def is_alive(self) -> bool:
         """Whether this very process still runs; a zombie does not."""
         try:
@@ -101,12 +106,10 @@ def own_run_folder(home: Home) -> Iterator[RunFolder]:
     path = home.run / str(os.getpid())
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(mode=DIRECTORY_MODE, parents=True)
-    owner = ProcessId.of(os.getpid())
-    assert owner is not None
     sockets = path
     if len(os.fsencode(path)) > MAX_SOCKET_FOLDER:
         sockets = Path(tempfile.mkdtemp(prefix="hugind-"))
-    write_private(path / "owner.json", json.dumps({**asdict(owner), "sockets": str(sockets)}))
+    write_private(path / "owner.json", json.dumps({**asdict(ProcessId.of_this()), "sockets": str(sockets)}))
     try:
         yield RunFolder(path, sockets)
     finally:

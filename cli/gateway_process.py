@@ -1,0 +1,214 @@
+"""The gateway as a process: run it here, start it detached, describe it, stop it."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from hugind.cli import output
+from hugind.cli.client import GatewayClient
+from hugind.supervisor.config import load_config
+from hugind.supervisor.errors import HugindError
+from hugind.supervisor.run_folder import GatewayRecord, live_gateways, sweep
+from hugind.supervisor.settings import Environment
+
+LOG_BYTES = 10 * 1024 * 1024
+LOG_BACKUPS = 3
+POLL_S = 0.1
+STOP_MARGIN_S = 20
+"""Beyond the drain and stop times of its engines, a gateway that does not end is killed."""
+
+
+def start_arguments(names: Sequence[str], *, host: str | None, port: int | None, binary: str | None) -> list[str]:
+    """The arguments of `hugind` that start this gateway again."""
+    given = (("--host", host), ("--port", port), ("--binary", binary))
+    flags = [part for flag, value in given if value is not None for part in (flag, str(value))]
+    return ["server", "start", *names, *flags]
+
+
+def run_here(
+    names: Sequence[str],
+    arguments: Sequence[str],
+    environment: Environment,
+    *,
+    host: str | None,
+    port: int | None,
+    binary: str | None,
+    is_child: bool,
+) -> None:
+    """Serve in this process until stopped. Blocks.
+
+    Raises:
+        HugindError: as `start_gateway`.
+    """
+    from hugind.proxy.start import StartOptions, start_gateway
+
+    environment.home.create()
+    log = environment.home.logs / "gateway.log"
+    handlers: list[logging.Handler] = [
+        logging.handlers.RotatingFileHandler(log, maxBytes=LOG_BYTES, backupCount=LOG_BACKUPS)
+    ]
+    if not is_child:
+        handlers.append(logging.StreamHandler(sys.stderr))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=handlers)
+    os.chmod(log, 0o600)  # noqa: PTH101
+    options = StartOptions(tuple(names), host, port, binary, tuple(arguments), log)
+    start_gateway(options, environment)
+
+
+def start_detached(
+    names: Sequence[str],
+    arguments: Sequence[str],
+    environment: Environment,
+    *,
+    port: int | None,
+) -> GatewayRecord:
+    """Start a gateway that outlives this command; returns when its engines are ready. Blocks.
+
+    One that already serves the same configs at the same place is returned as it is.
+
+    Raises:
+        HugindError: it ended before it listened, or none of its engines can serve.
+    """
+    for record in live_gateways(environment.home):
+        if set(record.configs) == set(names) and port in (None, record.port):
+            output.say("it already runs; 'restart' applies changed settings")
+            return record
+    return _spawn([*arguments, "--as-child"], environment)
+
+
+def start_again(record: GatewayRecord, environment: Environment) -> GatewayRecord:
+    """Start a stopped gateway as it was started before. Blocks; raises as `start_detached`."""
+    return _spawn([*record.argv, "--as-child"], environment)
+
+
+def stop_gateway(record: GatewayRecord, environment: Environment) -> None:
+    """End a gateway and everything it started. Blocks until it is gone."""
+    patience_s = STOP_MARGIN_S + sum(_patience_s(name, environment) for name in record.configs)
+    os.kill(record.process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + patience_s
+    while record.process.is_alive():
+        if time.monotonic() > deadline:
+            output.say(f"it did not stop within {patience_s:g} s and is killed")
+            os.kill(record.process.pid, signal.SIGKILL)
+            deadline = time.monotonic() + STOP_MARGIN_S
+        time.sleep(POLL_S)
+    sweep_leftovers(environment)
+
+
+def sweep_leftovers(environment: Environment) -> None:
+    """End what gateways that died left behind. Blocks."""
+    for pid in sweep(environment.home):
+        output.say(f"ended a left-over worker, pid {pid}")
+
+
+def describe(record: GatewayRecord) -> dict[str, Any]:
+    """A gateway for programs; `engines` is empty where it does not answer, and `error` says why."""
+    about: dict[str, Any] = {
+        "url": record.url,
+        "pid": record.process.pid,
+        "started_at": record.process.started_at,
+        "configs": list(record.configs),
+        "log": record.log,
+        "engines": [],
+    }
+    try:
+        about["engines"] = GatewayClient(record).engines()
+    except HugindError as error:
+        about["error"] = error.message
+    return about
+
+
+def list_configs(environment: Environment) -> list[dict[str, Any]]:
+    """Every config of the home, and every one that is served from elsewhere, with its state."""
+    served = {
+        engine["name"]: (gateway["url"], engine)
+        for gateway in map(describe, live_gateways(environment.home))
+        for engine in gateway["engines"]
+    }
+    names = sorted({*environment.home.config_names(), *served})
+    return [_config_row(name, environment, *served.get(name, (None, None))) for name in names]
+
+
+def _config_row(name: str, environment: Environment, url: str | None, engine: dict[str, Any] | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"config": name, "url": url, "state": "stopped", "ready_workers": None, "reason": None}
+    path = environment.home.config(name)
+    if path.exists():
+        try:
+            load_config(path)
+        except HugindError as error:
+            row |= {"state": "invalid", "reason": error.message}
+    if engine is not None:
+        ready = sum(worker["state"] == "ready" for worker in engine["workers"])
+        row |= {
+            "state": engine["state"],
+            "reason": engine["reason"],
+            "ready_workers": f"{ready}/{len(engine['workers'])}",
+            "workers": engine["workers"],
+        }
+    return row
+
+
+def _spawn(arguments: Sequence[str], environment: Environment) -> GatewayRecord:
+    environment.home.create()
+    words = environment.home.logs / "gateway.out"
+    with words.open("w+b") as out:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "hugind.cli.main", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+        try:
+            record = _await_listening(child, environment)
+            if record is None:
+                said = words.read_text(encoding="utf-8", errors="replace").strip()
+                raise HugindError(said.removeprefix("error: ") or f"the gateway ended with {child.returncode}")
+            _await_ready(record, child)
+        except BaseException:
+            child.terminate()  # Ctrl-C, or an engine that cannot serve: leave nothing half started
+            child.wait()
+            raise
+    return record
+
+
+def _await_listening(child: subprocess.Popen[bytes], environment: Environment) -> GatewayRecord | None:
+    while child.poll() is None:
+        for record in live_gateways(environment.home):
+            if record.process.pid == child.pid:
+                return record
+        time.sleep(POLL_S)
+    return None
+
+
+def _await_ready(record: GatewayRecord, child: subprocess.Popen[bytes]) -> None:
+    """However long the models load: the supervision bounds that, by stall."""
+    with output.progress(f"loading {', '.join(record.configs)}"):
+        while child.poll() is None:
+            engines = GatewayClient(record).engines()
+            if not any(engine["state"] == "loading" for engine in engines):
+                break
+            time.sleep(POLL_S)
+        else:
+            raise HugindError("the gateway ended while its models were loading", hint=f"see {record.log}")
+    failed = [engine for engine in engines if engine["state"] != "ready"]
+    for engine in failed:
+        output.say(f"{engine['name']} cannot serve: {engine['reason']}")
+    if len(failed) == len(engines):
+        raise HugindError("no engine could be started", hint="hugind doctor, and the log: " + record.log)
+
+
+def _patience_s(name: str, environment: Environment) -> float:
+    try:
+        engine = load_config(environment.home.config(name)).engine
+    except (HugindError, ValueError):
+        return 0
+    return engine.drain_s * 2 + engine.stop_s

@@ -1,0 +1,64 @@
+"""The `hugind` command: registers the commands; turns an error into a message, a hint and an exit code.
+
+Every command imports what it needs when it runs, so that `hugind --help` loads no server.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from hugind.cli import output
+from hugind.cli.bench.command import bench_app
+from hugind.cli.config import config_app
+from hugind.cli.doctor import doctor
+from hugind.cli.server import server_app
+
+app = typer.Typer(
+    name="hugind",
+    no_args_is_help=True,
+    help="Serve GGUF models on this machine to many people: llama.cpp engines behind one gateway with keys.",
+    epilog="Start here:  hugind config demo  &&  hugind server start demo",
+    pretty_exceptions_enable=False,
+)
+app.add_typer(server_app, name="server")
+app.add_typer(config_app, name="config")
+app.add_typer(bench_app, name="bench")
+app.command()(doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        output.print_text(f"hugind {version('hugind')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options that stand before a command."""
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 nothing runs, 130 interrupted."""
+    from hugind.supervisor.errors import HugindError
+
+    try:
+        app()
+    except HugindError as error:
+        output.fail(error.message, error.hint)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        output.say("interrupted")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

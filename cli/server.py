@@ -1,0 +1,181 @@
+"""`hugind server`: start, stop, restart, status, list, logs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hugind.cli import output
+
+if TYPE_CHECKING:
+    from hugind.supervisor.run_folder import GatewayRecord
+    from hugind.supervisor.settings import Environment
+
+NOTHING_RUNS = 3
+
+server_app = typer.Typer(no_args_is_help=True, help="Run the gateway and its engines.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Port = Annotated[int | None, typer.Option("--port", help="The gateway on this port, where several run.")]
+
+
+@server_app.command()
+def start(
+    configs: Annotated[list[str] | None, typer.Argument(help="Configs by name, or files.", show_default=False)] = None,
+    autoload: Annotated[bool, typer.Option("--autoload", help="Start every config of the home.")] = False,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; beyond loopback a key is required.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = None,
+    binary: Annotated[
+        str | None,
+        typer.Option(
+            "--binary", "--lib", help="A llama-server, a folder that holds one, a libllama beside one, or 'embedded'."
+        ),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready and leave it running.")] = False,
+    is_child: Annotated[bool, typer.Option("--as-child", hidden=True)] = False,
+) -> None:
+    """Start the gateway with one or more configs, in the foreground unless --detach.
+
+    Ctrl-C stops it: running turns get a few seconds to finish, then every llama-server is ended.
+    """
+    from hugind.cli import gateway_process
+
+    environment = _environment()
+    names = [*(configs or []), *(environment.home.config_names() if autoload else [])]
+    names = list(dict.fromkeys(names))
+    arguments = gateway_process.start_arguments(names, host=host, port=port, binary=binary)
+    if detach:
+        started = gateway_process.start_detached(names, arguments, environment, port=port)
+        _print_running(started)
+    else:
+        gateway_process.run_here(names, arguments, environment, host=host, port=port, binary=binary, is_child=is_child)
+
+
+@server_app.command()
+def stop(port: Port = None) -> None:
+    """Stop the gateway: let running turns finish, end every llama-server. All of this home, unless --port."""
+    from hugind.cli import gateway_process
+
+    environment = _environment()
+    running = _running(environment, port)
+    if not running:
+        output.say("nothing runs")
+        gateway_process.sweep_leftovers(environment)
+        return
+    for record in running:
+        with output.progress(f"stopping {record.url} (pid {record.process.pid})"):
+            gateway_process.stop_gateway(record, environment)
+        output.say(f"stopped {record.url}")
+
+
+@server_app.command()
+def restart(
+    config: Annotated[str | None, typer.Argument(help="Only this config's workers; the gateway stays.")] = None,
+    port: Port = None,
+) -> None:
+    """Restart the gateway as it was started, or the workers of one config (also the way out of 'failed')."""
+    from hugind.cli import gateway_process
+    from hugind.cli.client import GatewayClient
+    from hugind.supervisor.errors import HugindError
+
+    environment = _environment()
+    running = _running(environment, port)
+    if config is not None:
+        serving = [record for record in running if config in record.configs]
+        if not serving:
+            raise HugindError(f"no running gateway serves '{config}'", hint="hugind server status")
+        for record in serving:
+            GatewayClient(record).restart_engine(config)
+            output.say(f"restarting {config} at {record.url}")
+        return
+    if not running:
+        raise HugindError("nothing runs", hint="hugind server start CONFIG")
+    for record in running:
+        with output.progress(f"stopping {record.url} (pid {record.process.pid})"):
+            gateway_process.stop_gateway(record, environment)
+        _print_running(gateway_process.start_again(record, environment))
+
+
+@server_app.command()
+def status(as_json: Json = False, port: Port = None) -> None:
+    """What runs: gateways, their engines and workers. Exit code 3 when nothing does."""
+    from hugind.cli import gateway_process
+
+    gateways = [gateway_process.describe(record) for record in _running(_environment(), port)]
+    workers = [
+        {"engine": engine["name"], "gateway": gateway["url"], **worker}
+        for gateway in gateways
+        for engine in gateway["engines"]
+        for worker in engine["workers"]
+    ]
+    if as_json:
+        output.print_json({"gateways": gateways, "workers": workers})
+    elif not gateways:
+        output.say("nothing runs")
+    else:
+        for gateway in gateways:
+            title = f"{gateway['url']}  pid {gateway['pid']}  log {gateway['log']}"
+            _print_workers(title, [w for w in workers if w["gateway"] == gateway["url"]])
+    if not gateways:
+        raise typer.Exit(NOTHING_RUNS)
+
+
+@server_app.command("list")
+def list_configs(as_json: Json = False) -> None:
+    """Every config, whether it is being served, and why not."""
+    from hugind.cli import gateway_process
+
+    rows = gateway_process.list_configs(_environment())
+    if as_json:
+        output.print_json(rows)
+        return
+    output.print_table(
+        "configs",
+        ("config", "state", "url", "workers", "reason"),
+        [(row["config"], row["state"], row["url"], row["ready_workers"], row["reason"]) for row in rows],
+    )
+
+
+@server_app.command()
+def logs(
+    config: Annotated[str | None, typer.Argument(help="Its workers' logs; without: the gateway's.")] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as it is written.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many of the last lines.")] = 50,
+) -> None:
+    """Show what the gateway, or the llama-servers of a config, wrote."""
+    from hugind.cli.logs import show_logs
+
+    show_logs(_environment().home, config, lines=lines, follow=follow)
+
+
+def _environment() -> Environment:
+    from hugind.supervisor.settings import read_environment
+
+    return read_environment()
+
+
+def _running(environment: Environment, port: int | None) -> list[GatewayRecord]:
+    from hugind.supervisor.run_folder import live_gateways
+
+    return [record for record in live_gateways(environment.home) if port is None or record.port == port]
+
+
+def _print_running(record: GatewayRecord) -> None:
+    url = record.url
+    output.say(f"hugind runs at {url} (pid {record.process.pid}), serving {', '.join(record.configs)}")
+    output.say(f"  chat      {url}/v1/chat/completions")
+    output.say(f"  models    {url}/v1/models")
+    output.say(f"  health    {url}/health")
+    output.say(f"  log       {record.log}")
+
+
+def _print_workers(title: str, workers: list[dict[str, Any]]) -> None:
+    output.print_table(
+        title,
+        ("engine", "worker", "state", "pid", "in flight", "slots", "restarts", "reason"),
+        [
+            (w["engine"], w["index"], w["state"], w["pid"], w["in_flight"], w["slots"], w["restarts"], w["reason"])
+            for w in workers
+        ],
+    )

@@ -1,0 +1,119 @@
+"""Who is asking? From the credentials of a request to a principal."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from dataclasses import dataclass
+
+from hugind.proxy.errors import ApiError
+from hugind.proxy.exchange import Exchange
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Somebody who may use the gateway."""
+
+    name: str
+    engines: frozenset[str] | None = None
+    """The engines that it may use; None: all."""
+    is_admin: bool = False
+
+    def may_use(self, engine: str) -> bool:
+        """Whether the engine exists as far as this principal is concerned."""
+        return self.engines is None or engine in self.engines
+
+
+ANONYMOUS = Principal("anonymous")
+
+
+class Keyring:
+    """The keys that open this gateway, as SHA-256 digests. Lives as long as the gateway.
+
+    Keys are random and long, so a fast hash is enough; a lookup by digest tells an attacker nothing about the key.
+    """
+
+    def __init__(self) -> None:
+        self._principals: dict[bytes, Principal] = {}
+        self._has_user_key = False
+
+    def add(self, key: str, principal: Principal) -> None:
+        """Let `key` open the gateway for `principal`; a key that is known already opens for both what either did."""
+        digest = _digest(key.encode())
+        known = self._principals.get(digest)
+        if known is not None:
+            engines = None if None in (known.engines, principal.engines) else _both(known, principal)
+            principal = Principal(known.name, engines, known.is_admin or principal.is_admin)
+        self._principals[digest] = principal
+        self._has_user_key = self._has_user_key or not principal.is_admin
+
+    @property
+    def is_open(self) -> bool:
+        """No key was configured for users: everybody on this machine may ask."""
+        return not self._has_user_key
+
+    def authenticate(self, exchange: Exchange) -> Principal:
+        """The principal of a request: `Authorization: Bearer`, `x-api-key`, or Basic with the key as password.
+
+        Raises:
+            ApiError: 401 without a valid key; 403 where no key is needed but the request comes from a web page or
+                under another name than this machine's.
+        """
+        key = _presented(exchange)
+        if key is not None:
+            digest = _digest(key)
+            principal = self._principals.get(digest)
+            if principal is not None:
+                return principal
+        if self.is_open:
+            _refuse_foreign_pages(exchange)
+            return ANONYMOUS
+        if key is None:
+            raise ApiError(
+                401, "an API key is required: send it as 'Authorization: Bearer KEY'", code="missing_api_key"
+            )
+        raise ApiError(401, "this API key is not valid", code="invalid_api_key")
+
+
+def _presented(exchange: Exchange) -> bytes | None:
+    authorization = exchange.header(b"authorization")
+    if authorization is None:
+        return exchange.header(b"x-api-key")
+    scheme, _, value = authorization.partition(b" ")
+    value = value.strip()
+    if scheme.lower() == b"basic":
+        try:
+            value = base64.b64decode(value, validate=True).partition(b":")[2]
+        except binascii.Error:
+            return b""
+    elif scheme.lower() != b"bearer":
+        return b""
+    other = exchange.header(b"x-api-key")
+    if other is not None and not hmac.compare_digest(other, value):
+        raise ApiError(400, "Authorization and x-api-key carry different keys")
+    return value
+
+
+def _refuse_foreign_pages(exchange: Exchange) -> None:
+    """Without keys, a page in a browser must not reach us: not by its own origin, not by a name rebound to loopback."""
+    host = (exchange.header(b"host") or b"").decode("latin-1")
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.rpartition(":")[0] or host
+    if host and name.lower() not in LOOPBACK_NAMES:
+        raise ApiError(403, f"no key is configured, and '{host}' is not a name of this machine", code="host_refused")
+    origin = (exchange.header(b"origin") or b"").decode("latin-1")
+    if origin and origin.partition("://")[2].rpartition(":")[0].strip("[]") not in LOOPBACK_NAMES:
+        bare = origin.partition("://")[2]
+        if bare not in LOOPBACK_NAMES:
+            raise ApiError(403, f"no key is configured, and pages of '{origin}' may not ask", code="origin_refused")
+
+
+def _both(one: Principal, other: Principal) -> frozenset[str]:
+    return (one.engines or frozenset()) | (other.engines or frozenset())
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

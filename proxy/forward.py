@@ -1,0 +1,128 @@
+"""Stream one exchange to a worker and back: as it comes, or put together into one answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import aiohttp
+import orjson
+
+from hugind.proxy.dialects.errors import EngineStreamError
+from hugind.proxy.errors import ApiError, StreamBroken
+from hugind.proxy.exchange import Exchange, Headers
+from hugind.proxy.sse import EventParser
+from hugind.supervisor.worker import Spawn
+
+STREAM_HEADERS: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Assembler(Protocol):
+    """Puts the events of a stream together into the answer that would have come unstreamed."""
+
+    def feed(self, event: dict[str, Any] | None) -> None:
+        """One event."""
+
+    def result(self) -> Any:
+        """The whole answer, once the stream ended."""
+
+
+class StreamTranslator(Protocol):
+    """Turns the engine's events into those of another dialect."""
+
+    def feed(self, event: dict[str, Any] | None) -> bytes:
+        """Bytes for the client; may be none."""
+
+    def finish(self) -> bytes:
+        """The last bytes, once the stream ended."""
+
+
+async def relay_stream(exchange: Exchange, spawn: Spawn, response: aiohttp.ClientResponse) -> None:
+    """Whole events as they come, as bytes. This is the hot path: nothing is parsed.
+
+    An event of which only a part has come is held back: if the worker dies, what follows must be a well-formed error.
+
+    Raises:
+        StreamBroken: the worker ended before its answer did.
+    """
+    await exchange.start(200, STREAM_HEADERS)
+    send, part = exchange.send, b""
+    try:
+        async for chunk in response.content.iter_any():
+            spawn.bytes_relayed += len(chunk)
+            if part or not chunk.endswith(b"\n\n"):
+                whole, end, part = (part + chunk).rpartition(b"\n\n")
+                chunk = whole + end
+            await send(chunk)
+    except aiohttp.ClientError as error:
+        raise StreamBroken(_name(error)) from error
+    await send(part, more=False)
+
+
+async def relay_translated(
+    exchange: Exchange, spawn: Spawn, response: aiohttp.ClientResponse, translator: StreamTranslator
+) -> None:
+    """Events in another dialect, each as soon as it is known.
+
+    Raises:
+        StreamBroken: the worker ended before its answer did, or reported an error inside it.
+    """
+    await exchange.start(200, STREAM_HEADERS)
+    try:
+        async for event in events_of(spawn, response):
+            if data := translator.feed(event):
+                await exchange.send(data)
+        last = translator.finish()
+    except EngineStreamError as error:
+        raise ApiError(error.status, error.message, kind=error.type) from error
+    await exchange.send(last, more=False)
+
+
+async def assemble(exchange: Exchange, spawn: Spawn, response: aiohttp.ClientResponse, assembler: Assembler) -> Any:
+    """The whole answer, put together from the stream that it was asked for as.
+
+    Raises:
+        ApiError: the engine reported an error in the stream, or ended before its answer did (`StreamBroken`).
+    """
+    try:
+        async for event in events_of(spawn, response):
+            assembler.feed(event)
+        exchange.heard_upstream()
+        return assembler.result()
+    except EngineStreamError as error:
+        raise ApiError(error.status, error.message, kind=error.type) from error
+
+
+async def events_of(spawn: Spawn, response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any] | None]:
+    """The JSON payloads of a stream.
+
+    Raises:
+        StreamBroken: the worker ended before its answer did.
+    """
+    parser = EventParser()
+    try:
+        async for chunk in response.content.iter_any():
+            spawn.bytes_relayed += len(chunk)
+            for event in parser.feed(chunk):
+                if not event.is_done:
+                    yield orjson.loads(event.data)
+    except aiohttp.ClientError as error:
+        raise StreamBroken(_name(error)) from error
+
+
+async def engine_error(response: aiohttp.ClientResponse) -> ApiError:
+    """What llama-server refused, as ours: its status, message and type."""
+    body = await response.read()
+    try:
+        error = orjson.loads(body)["error"]
+        return ApiError(response.status, str(error["message"]), kind=str(error.get("type")))
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return ApiError(response.status, body.decode("utf-8", "replace")[:500] or "the engine refused the request")
+
+
+def _name(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,189 @@
+"""Slots on loan: one turn at a time on each, waited for in order, given back clean."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from hugind.proxy.errors import ApiError
+from hugind.proxy.queue import Grant, Place, SlotQueue
+from hugind.supervisor import tasks
+from hugind.supervisor.engine import Engine
+from hugind.supervisor.errors import WorkerUnreachable
+from hugind.supervisor.worker import Spawn, Worker, WorkerState
+
+SETTLE_FIRST_LOOK_S = 0.01
+SETTLE_SLOWEST_LOOK_S = 0.5
+SETTLE_TIMEOUT_S = 5
+RETRY_AFTER_S = 5
+
+_Ticket = asyncio.Future[Place[Spawn]]
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to run one turn on one slot. Lives from `Leases.acquire` to `Leases.release`."""
+
+    worker: Worker
+    place: Place[Spawn]
+    queued_s: float
+
+    @property
+    def spawn(self) -> Spawn:
+        """The life of the worker that the slot belongs to."""
+        return self.place.worker
+
+    @property
+    def slot(self) -> int:
+        """llama-server's `id_slot`, always within 0..N-1: it takes ids modulo N."""
+        return self.place.slot
+
+
+class Leases:
+    """The slots of one engine. Lives as long as the gateway; `aclose` ends what is still being settled."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._queue: SlotQueue[Spawn, _Ticket] = SlotQueue(engine.config.limits.max_queue)
+        self._current: dict[int, tuple[Worker, Spawn]] = {}
+        self._waiting: set[_Ticket] = set()
+        self._settling: set[asyncio.Task[None]] = set()
+        engine.listen(self._worker_changed)
+
+    @property
+    def waiting(self) -> int:
+        """Turns that wait for a slot."""
+        return self._queue.waiting
+
+    @property
+    def free(self) -> int:
+        """Slots that nobody has."""
+        return self._queue.free
+
+    async def acquire(self) -> Lease:
+        """Wait for a slot, first come first served.
+
+        Raises:
+            ApiError: 503 when the engine failed, too many wait, or the wait took `limits.max_wait_s`.
+        """
+        begun = time.monotonic()
+        while True:
+            place = await self._place()
+            if worker := self._worker_of(place.worker):
+                worker.enter()
+                return Lease(worker, place, time.monotonic() - begun)
+
+    async def ready_spawn(self) -> Spawn:
+        """Any ready worker, for requests that need no slot. Waits while the engine loads.
+
+        Raises:
+            ApiError: as `acquire`.
+        """
+        if self._current:
+            return next(iter(self._current.values()))[1]
+        lease = await self.acquire()
+        self.release(lease)
+        return lease.spawn
+
+    def release(self, lease: Lease, *, aborted: bool = False) -> None:
+        """Give the slot back. After an `aborted` turn it is lent again only when the engine says that it is idle."""
+        if aborted:
+            task = tasks.start(self._settle(lease), f"settle {self._engine.name}")
+            self._settling.add(task)
+            task.add_done_callback(self._settling.discard)
+        else:
+            self._give_back(lease)
+
+    async def aclose(self) -> None:
+        """End what is being settled."""
+        for task in list(self._settling):
+            await tasks.cancel(task)
+
+    async def _place(self) -> Place[Spawn]:
+        if self._engine.state in ("failed", "stopped"):
+            raise self._failure()
+        ticket: _Ticket = asyncio.get_running_loop().create_future()
+        try:
+            return self._queue.ask(ticket) or await self._wait(ticket)
+        except OverflowError as error:
+            raise ApiError(
+                503, f"'{self._engine.name}' is busy: {error}", code="queue_full", retry_after_s=RETRY_AFTER_S
+            ) from None
+
+    async def _wait(self, ticket: _Ticket) -> Place[Spawn]:
+        self._waiting.add(ticket)
+        limit_s = self._engine.config.limits.max_wait_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return await ticket
+        except TimeoutError:
+            if _was_granted(ticket):
+                return ticket.result()
+            reason = f" ({self._engine.reason})" if self._engine.reason else ""
+            raise ApiError(
+                503,
+                f"'{self._engine.name}' had no free slot for {limit_s:g} s{reason}",
+                code="queue_timeout",
+                retry_after_s=RETRY_AFTER_S,
+            ) from None
+        except asyncio.CancelledError:
+            if _was_granted(ticket):  # in the same moment: nobody will use it
+                self._pass_on(self._queue.release(ticket.result()))
+            raise
+        finally:
+            self._waiting.discard(ticket)
+            self._queue.withdraw(ticket)
+
+    async def _settle(self, lease: Lease) -> None:
+        """Wait until the engine has noticed that nobody listens; at a batch boundary, so it may take seconds."""
+        pause_s = SETTLE_FIRST_LOOK_S
+        try:
+            while self._worker_of(lease.spawn):
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, SETTLE_SLOWEST_LOOK_S)
+                try:
+                    slots = await lease.spawn.client.slots(SETTLE_TIMEOUT_S)
+                except WorkerUnreachable:
+                    continue  # its supervision notices too, and replaces it
+                if not any(slot.is_processing for slot in slots if slot.id == lease.slot):
+                    break
+        finally:
+            self._give_back(lease)
+
+    def _give_back(self, lease: Lease) -> None:
+        lease.worker.leave()
+        self._pass_on(self._queue.release(lease.place))
+
+    def _pass_on(self, grant: Grant[Spawn, _Ticket] | None) -> None:
+        """Hand a place to its ticket; on to the next where nobody waits behind it any more."""
+        while grant is not None:
+            if not grant.ticket.done():
+                grant.ticket.set_result(grant.place)
+                return
+            grant = self._queue.release(grant.place)
+
+    def _worker_changed(self, worker: Worker) -> None:
+        known = self._current.get(worker.index)
+        if known and (worker.state is not WorkerState.READY or worker.spawn is not known[1]):
+            del self._current[worker.index]
+            self._queue.remove_worker(known[1])
+        if worker.state is WorkerState.READY and worker.spawn and worker.index not in self._current:
+            self._current[worker.index] = (worker, worker.spawn)
+            for grant in self._queue.add_worker(worker.spawn, self._engine.config.server.max_slots):
+                self._pass_on(grant)
+        if self._engine.state == "failed":
+            for ticket in list(self._waiting):
+                if not ticket.done():
+                    ticket.set_exception(self._failure())
+
+    def _worker_of(self, spawn: Spawn) -> Worker | None:
+        """The worker whose current life this is; None when that life ended."""
+        return next((worker for worker, current in self._current.values() if current is spawn), None)
+
+    def _failure(self) -> ApiError:
+        return ApiError(503, f"'{self._engine.name}' cannot serve: {self._engine.reason}", code="engine_failed")
+
+
+def _was_granted(ticket: _Ticket) -> bool:
+    return ticket.done() and not ticket.cancelled() and ticket.exception() is None

@@ -1,0 +1,44 @@
+"""Anthropic's routes. Messages are translated to chat: the engine's own `/v1/messages` drops `id_slot`."""
+
+from __future__ import annotations
+
+import aiohttp
+
+from hugind.proxy.access.auth import Principal
+from hugind.proxy.dialects.anthropic import MessageStream, from_chat
+from hugind.proxy.dialects.anthropic_request import to_chat
+from hugind.proxy.dialects.errors import DialectError
+from hugind.proxy.dialects.openai import ChatAssembler
+from hugind.proxy.errors import ApiError
+from hugind.proxy.exchange import Exchange
+from hugind.proxy.forward import assemble, relay_translated
+from hugind.proxy.gateway import Gateway, Handler
+from hugind.proxy.routes.openai import count, read_request, refuse_many_choices
+from hugind.proxy.turn import take_turn
+from hugind.supervisor.worker import Spawn
+
+
+async def messages(gateway: Gateway, exchange: Exchange, principal: Principal) -> None:
+    """`/v1/messages`, streamed or not."""
+    engine, request = await read_request(gateway, exchange, principal, task="chat")
+    refuse_many_choices(request)
+    try:
+        chat = to_chat(request)
+    except DialectError as error:
+        raise ApiError(400, error.message, param=error.param) from None
+    chat["stream"] = True
+    chat["stream_options"] = {"include_usage": True}
+    if request.get("stream") is True:
+        chat["return_progress"] = True  # only so does `message_start` know the size of the input
+
+    async def answer(spawn: Spawn, response: aiohttp.ClientResponse) -> None:
+        if request.get("stream") is True:
+            await relay_translated(exchange, spawn, response, MessageStream(engine.name))
+        else:
+            completion = await assemble(exchange, spawn, response, ChatAssembler())
+            await exchange.respond(200, from_chat(completion, engine.name))
+
+    await take_turn(gateway.leases(engine), exchange, "/v1/chat/completions", chat, answer)
+
+
+ROUTES: dict[str, Handler] = {"/v1/messages": messages, "/v1/messages/count_tokens": count}

@@ -1,0 +1,101 @@
+"""OpenAI's routes, and those of llama-server's own that name a model the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import aiohttp
+
+from hugind.proxy.access.auth import Principal
+from hugind.proxy.dialects.openai import ChatAssembler, CompletionAssembler, NativeAssembler, ResponsesAssembler
+from hugind.proxy.errors import ApiError
+from hugind.proxy.exchange import Exchange
+from hugind.proxy.forward import Assembler, assemble, relay_stream
+from hugind.proxy.gateway import Gateway, Handler
+from hugind.proxy.turn import pass_through, take_turn
+from hugind.supervisor.engine import Engine
+from hugind.supervisor.worker import Spawn
+
+Task = Literal["chat", "embedding", "rerank"]
+
+
+async def generate(
+    gateway: Gateway, exchange: Exchange, principal: Principal, *, assembler: Callable[[], Assembler]
+) -> None:
+    """A request that generates: `stream` decides only how the client gets the answer.
+
+    The engine is always asked for a stream, because one that does not stream cannot be cancelled while another slot
+    is busy (engine facts, "Clients that leave").
+    """
+    engine, request = await read_request(gateway, exchange, principal, task="chat")
+    refuse_many_choices(request)
+    is_stream = request.get("stream") is True
+    if not is_stream:
+        request["stream"] = True
+        if assembler in (ChatAssembler, CompletionAssembler):
+            request["stream_options"] = {"include_usage": True}
+
+    async def answer(spawn: Spawn, response: aiohttp.ClientResponse) -> None:
+        if is_stream:
+            await relay_stream(exchange, spawn, response)
+        else:
+            await exchange.respond(200, await assemble(exchange, spawn, response, assembler()))
+
+    await take_turn(gateway.leases(engine), exchange, exchange.scope["path"], request, answer)
+
+
+async def compute(gateway: Gateway, exchange: Exchange, principal: Principal, *, task: Task) -> None:
+    """A request that is answered in one piece by an engine made for it."""
+    engine, request = await read_request(gateway, exchange, principal, task=task)
+    await pass_through(gateway.leases(engine), exchange, exchange.scope["path"], request)
+
+
+async def count(gateway: Gateway, exchange: Exchange, principal: Principal) -> None:
+    """A request that only needs the vocabulary."""
+    engine, request = await read_request(gateway, exchange, principal, task=None)
+    await pass_through(gateway.leases(engine), exchange, exchange.scope["path"], request)
+
+
+async def read_request(
+    gateway: Gateway, exchange: Exchange, principal: Principal, *, task: Task | None
+) -> tuple[Engine, dict[str, Any]]:
+    """The engine that a request means, and its body.
+
+    Raises:
+        ApiError: 400 or 413 for the body, 404 for the model, 400 when the model is not made for this route.
+    """
+    visible = gateway.visible_engines(principal)
+    limit_mb = max((engine.config.limits.max_body_mb for engine in visible), default=1)
+    request = await exchange.read_json(int(limit_mb * 1048576))
+    engine = gateway.engine_for(request.get("model"), principal)
+    made_for = engine.config.model.task
+    if task is not None and made_for != task:
+        path = exchange.scope["path"]
+        raise ApiError(400, f"'{engine.name}' serves {made_for}, and {path} needs a model for {task}", param="model")
+    return engine, request
+
+
+def refuse_many_choices(request: dict[str, Any]) -> None:
+    """The engine would take further slots for them, whoever they belong to, and wipe those.
+
+    Raises:
+        ApiError: 400 when more than one choice is wanted.
+    """
+    for key in ("n", "n_cmpl"):
+        wanted = request.pop(key, None)
+        if wanted not in (None, 1):
+            raise ApiError(400, f"{key}: only 1 is supported", param=key, code="unsupported_value")
+
+
+ROUTES: dict[str, Handler] = {
+    "/v1/chat/completions": partial(generate, assembler=ChatAssembler),
+    "/v1/completions": partial(generate, assembler=CompletionAssembler),
+    "/v1/responses": partial(generate, assembler=ResponsesAssembler),
+    "/infill": partial(generate, assembler=NativeAssembler),
+    "/v1/embeddings": partial(compute, task="embedding"),
+    "/v1/rerank": partial(compute, task="rerank"),
+    "/tokenize": count,
+    "/detokenize": count,
+}

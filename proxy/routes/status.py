@@ -1,0 +1,76 @@
+"""Is it alive, is it ready, what does it serve? The first three need no key."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from hugind.proxy.access.auth import Principal
+from hugind.proxy.gateway import Gateway
+from hugind.supervisor.engine import Engine
+
+PUBLIC_PATHS = frozenset({"/health", "/livez", "/readyz"})
+
+
+def status_router(gateway: Gateway) -> APIRouter:
+    """The routes about the gateway as a whole and its models."""
+    router = APIRouter()
+    created = int(time.time())
+    release = version("hugind")
+
+    @router.get("/livez")
+    async def livez() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "ok"}
+
+    @router.get("/readyz")
+    @router.get("/health")
+    async def readyz() -> JSONResponse:
+        """200 when every engine can serve, else 503 with the state of each. Names no model: it needs no key."""
+        states = [engine.state for engine in gateway.fleet.engines.values()]
+        is_ready = gateway.fleet.is_ready
+        status = "ok" if is_ready else "failed" if "failed" in states else "loading"
+        return JSONResponse({"status": status, "engines": states}, 200 if is_ready else 503)
+
+    @router.get("/version")
+    async def show_version() -> dict[str, str]:
+        """The release of hugind."""
+        return {"name": "hugind", "version": release}
+
+    @router.get("/v1/models")
+    async def models(request: Request) -> dict[str, Any]:
+        """The models that the caller may use."""
+        visible = gateway.visible_engines(principal_of(request))
+        return {"object": "list", "data": [_model(engine, created) for engine in visible]}
+
+    @router.get("/v1/models/{name:path}")
+    async def model(name: str, request: Request) -> dict[str, Any]:
+        """One of them."""
+        return _model(gateway.engine_for(name, principal_of(request)), created)
+
+    return router
+
+
+def principal_of(request: Request) -> Principal:
+    """Who asks; `app` has authenticated them."""
+    principal = request.scope["principal"]
+    assert isinstance(principal, Principal)
+    return principal
+
+
+def _model(engine: Engine, created: int) -> dict[str, Any]:
+    return {
+        "id": engine.name,
+        "object": "model",
+        "created": created,
+        "owned_by": "hugind",
+        "meta": {
+            "state": engine.state,
+            "task": engine.config.model.task,
+            "n_ctx": engine.config.context.ctx_size,
+        },
+    }

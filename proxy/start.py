@@ -1,0 +1,150 @@
+"""From configs to a gateway that serves: where it listens, which keys open it, which engines it runs."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hugind.proxy.access.auth import LOOPBACK_NAMES, Keyring, Principal
+from hugind.proxy.app import App
+from hugind.proxy.gateway import Gateway
+from hugind.proxy.server import bind, run_server
+from hugind.supervisor.config import Config, find_config, load_config
+from hugind.supervisor.engine import Engine
+from hugind.supervisor.errors import ConfigError, HugindError
+from hugind.supervisor.fleet import Fleet
+from hugind.supervisor.llama.binary import resolve_binary
+from hugind.supervisor.run_folder import GatewayRecord, ProcessId, own_run_folder, sweep
+from hugind.supervisor.settings import Environment, Settings, load_settings
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8080
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """What `hugind server start` was told. None: not told."""
+
+    configs: tuple[str, ...]
+    host: str | None
+    port: int | None
+    binary: str | None
+    argv: tuple[str, ...]
+    """The arguments of the command, kept for `server restart`."""
+    log: Path
+    """Where the gateway's own log goes."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+
+def start_gateway(options: StartOptions, environment: Environment) -> None:
+    """Serve until told to stop. Blocks.
+
+    Raises:
+        ConfigError: a config or the settings cannot be used.
+        HugindError: the address cannot be listened on, or would be open to the network without a key.
+    """
+    home = environment.home
+    home.create()
+    settings = load_settings(home)
+    configs = load_configs(options.configs, environment)
+    address = choose_address(options, environment, settings, configs)
+    keyring = _keyring(configs, environment)
+    require_key_beyond_loopback(address, keyring)
+    listener = bind(address.host, address.port)
+    for pid in sweep(home):
+        logger.warning("ended a worker that an earlier gateway left behind, pid %d", pid)
+    with listener, own_run_folder(home) as folder:
+        engines = {}
+        for name, config in configs.items():
+            binary = resolve_binary(options.binary, config.engine.binary, settings.lib)
+            logger.info("%s runs on %s (%s: %s)", name, binary.build, binary.kind, binary.reason)
+            engines[name] = Engine(name, config, binary, home, folder)
+        token = secrets.token_urlsafe(32)
+        keyring.add(token, Principal("control", is_admin=True))
+        myself = ProcessId.of_this()
+        host, port = listener.getsockname()[:2]
+        record = GatewayRecord(myself, host, port, tuple(configs), token, options.argv, str(options.log))
+
+        def on_listening() -> None:
+            folder.publish(record)
+            logger.info("listening on %s", record.url)
+
+        drain_s = max(config.engine.drain_s for config in configs.values())
+        run_server(App(Gateway(Fleet(engines), keyring)), listener, drain_s=drain_s, on_listening=on_listening)
+
+
+def load_configs(names: Sequence[str], environment: Environment) -> dict[str, Config]:
+    """The configs that were named, by name, in order.
+
+    Raises:
+        ConfigError: one cannot be used, none was named, or two have one name.
+    """
+    if not names:
+        known = ", ".join(environment.home.config_names()) or "none yet; 'hugind config demo' makes one"
+        raise ConfigError("no config was named", hint=f"configs: {known}; or use --autoload")
+    configs: dict[str, Config] = {}
+    for given in names:
+        name, path = find_config(given, environment.home)
+        if name in configs:
+            raise ConfigError(f"two configs are called '{name}'", hint="rename one of the files")
+        configs[name] = load_config(path)
+    return configs
+
+
+def choose_address(
+    options: StartOptions, environment: Environment, settings: Settings, configs: dict[str, Config]
+) -> Address:
+    """Flag, else environment, else the configs' own where they agree, else settings, else 127.0.0.1:8080.
+
+    Raises:
+        ConfigError: configs that are started together name different addresses.
+    """
+    hosts = {config.server.host for config in configs.values()} - {None}
+    ports = {config.server.port for config in configs.values()} - {None}
+    host = options.host or environment.host
+    port = options.port if options.port is not None else environment.port
+    if (host is None and len(hosts) > 1) or (port is None and len(ports) > 1):
+        named = ", ".join(f"{name} {c.server.host or ''}:{c.server.port or ''}" for name, c in configs.items())
+        raise ConfigError(f"the configs name different addresses ({named})", hint="say which: --host and --port")
+    if host is None:
+        host = next(iter(hosts), None) or settings.host or DEFAULT_HOST
+    if port is None:
+        port = next(iter(ports), None)
+    if port is None:
+        port = settings.port if settings.port is not None else DEFAULT_PORT
+    return Address(host, port)
+
+
+def require_key_beyond_loopback(address: Address, keyring: Keyring) -> None:
+    """Nothing listens to the network without a key.
+
+    Raises:
+        HugindError: it would.
+    """
+    if keyring.is_open and address.host not in LOOPBACK_NAMES:
+        raise HugindError(
+            f"{address.host} can be reached from the network, and no API key is configured",
+            hint="set LLAMA_API_KEY or server.api_key, or listen on 127.0.0.1",
+        )
+
+
+def _keyring(configs: dict[str, Config], environment: Environment) -> Keyring:
+    keyring = Keyring()
+    if environment.api_key:
+        keyring.add(environment.api_key.get_secret_value(), Principal("environment"))
+    for name, config in configs.items():
+        if config.server.api_key:
+            keyring.add(config.server.api_key.get_secret_value(), Principal(name, frozenset({name})))
+    return keyring

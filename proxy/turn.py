@@ -1,0 +1,88 @@
+"""One turn: wait for a slot, send the request pinned to it, hand the answer on, settle. Settles on every path."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import orjson
+
+from hugind.proxy.disconnect import DisconnectWatch
+from hugind.proxy.errors import ApiError, StreamBroken
+from hugind.proxy.exchange import Exchange
+from hugind.proxy.forward import engine_error
+from hugind.proxy.leases import Lease, Leases
+from hugind.supervisor.worker import Spawn
+
+Answer = Callable[[Spawn, aiohttp.ClientResponse], Awaitable[None]]
+"""Hands the engine's answer (status 200, body not yet read) to the client."""
+
+
+async def take_turn(leases: Leases, exchange: Exchange, path: str, body: dict[str, Any], answer: Answer) -> None:
+    """Serve one request on a slot of its own.
+
+    The body goes out with an explicit `id_slot` of ours, whatever the client sent. A worker that cannot be reached is
+    tried once more on another: nothing was sent. One that dies later is not, because it may have begun to answer.
+
+    Raises:
+        ApiError: no slot in time, the engine refused, or it died.
+        ClientGone: the client left, in whatever phase; the engine has been told by closing its connection.
+    """
+    async with DisconnectWatch(exchange):
+        for attempt in ("first", "last"):
+            lease = await leases.acquire()
+            exchange.queue_s += lease.queued_s
+            is_settled = False
+            try:
+                pinned = orjson.dumps({**body, "id_slot": lease.slot, "cache_prompt": True})
+                await _send_and_answer(lease, exchange, path, pinned, answer)
+                is_settled = True
+                return
+            except aiohttp.ClientConnectorError as error:
+                if attempt == "last":
+                    raise ApiError(503, f"no worker can be reached: {error}", retry_after_s=1) from error
+            except aiohttp.ClientError as error:
+                raise StreamBroken(str(error) or type(error).__name__) from error
+            except _Refused as refused:
+                is_settled = True
+                raise refused.error from None
+            finally:
+                leases.release(lease, aborted=not is_settled)
+
+
+async def pass_through(leases: Leases, exchange: Exchange, path: str, body: dict[str, Any]) -> None:
+    """Serve a request that needs no slot and whose answer is one piece: tokenize, embeddings, rerank.
+
+    Raises:
+        ApiError, ClientGone: as `take_turn`.
+    """
+    async with DisconnectWatch(exchange):
+        begun = time.perf_counter()
+        spawn = await leases.ready_spawn()
+        exchange.queue_s = time.perf_counter() - begun
+        exchange.sent_upstream()
+        try:
+            async with spawn.client.post(path, orjson.dumps(body)) as response:
+                answer = await response.read()
+                exchange.heard_upstream()
+                if response.status != 200:
+                    raise await engine_error(response)
+        except aiohttp.ClientError as error:
+            raise StreamBroken(str(error) or type(error).__name__) from error
+        await exchange.respond(200, answer)
+
+
+class _Refused(Exception):  # noqa: N818 - carries a refusal out of the exchange
+    def __init__(self, error: ApiError) -> None:
+        self.error = error
+
+
+async def _send_and_answer(lease: Lease, exchange: Exchange, path: str, body: bytes, answer: Answer) -> None:
+    exchange.sent_upstream()
+    async with lease.spawn.client.post(path, body) as response:
+        exchange.heard_upstream()
+        if response.status != 200:
+            raise _Refused(await engine_error(response))
+        await answer(lease.spawn, response)

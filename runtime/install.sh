@@ -1,0 +1,97 @@
+#!/bin/sh
+# Install hugind into runtime/.venv, write runtime/config.env, put the demo model in place. What is done is not done
+# again, so it may be run at any time. Asks nothing.
+#
+#   --offline   no word about models from the internet
+#   --dev       with the tools that the tests need
+#   PYTHON=...  the interpreter to use (3.11 or later)
+set -eu
+
+here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+root=$(dirname -- "$here")
+venv="$here/.venv"
+env_file="$here/config.env"
+extras=""
+offline=no
+
+for argument in "$@"; do
+    case "$argument" in
+        --offline) offline=yes ;;
+        --dev) extras="[dev]" ;;
+        -h|--help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        *) echo "install.sh: unknown option '$argument' (--offline, --dev)" >&2; exit 2 ;;
+    esac
+done
+
+say() { echo "$*" >&2; }
+
+find_python() {
+    for candidate in ${PYTHON:-} python3.14 python3.13 python3.12 python3.11 python3 python; do
+        if command -v "$candidate" >/dev/null 2>&1 &&
+            "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    say "error: no Python 3.11 or later was found"
+    say "hint:  install one, or name it: PYTHON=/path/to/python3 ./console.sh start"
+    exit 1
+}
+
+make_venv() {
+    python=$(find_python)
+    if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -c '' 2>/dev/null; then
+        say "making runtime/.venv with $("$python" --version)"
+        rm -rf "$venv"
+        if ! "$python" -m venv "$venv" 2>"$here/install.log"; then
+            cat "$here/install.log" >&2
+            rm -rf "$venv"
+            say "hint:  on Debian and Ubuntu: apt install python3-venv"
+            exit 1
+        fi
+    fi
+}
+
+# The stamp names what was installed: it changes with pyproject.toml, with this checkout's place, and with the extras.
+install_packages() {
+    want="$root $extras $(cksum <"$root/pyproject.toml")"
+    dev="$root [dev] $(cksum <"$root/pyproject.toml")"
+    stamp="$venv/hugind-installed"
+    have=$(cat "$stamp" 2>/dev/null || true)
+    if [ "$have" = "$want" ] || [ "$have" = "$dev" ]; then
+        return
+    fi
+    say "installing hugind and what it needs (a minute or two; log: runtime/install.log)"
+    if ! "$venv/bin/python" -m pip install --disable-pip-version-check -e "$root$extras" >"$here/install.log" 2>&1; then
+        tail -n 20 "$here/install.log" >&2
+        say "error: the packages could not be installed; the whole story is in $here/install.log"
+        exit 1
+    fi
+    echo "$want" >"$stamp"
+}
+
+write_config() {
+    [ -e "$env_file" ] && return
+    key=$("$venv/bin/python" -c 'import secrets; print("hgd_" + secrets.token_urlsafe(32))')
+    (
+        umask 077
+        cat >"$env_file.part" <<EOF
+# Made by runtime/install.sh. Edit it and run ./console.sh restart.
+LLAMA_API_KEY=$key
+LLAMA_SERVER_HOST=127.0.0.1
+LLAMA_SERVER_PORT=8000
+# One or more configs of the hugind home (~/.hugind/configs), by name.
+LLAMA_MODEL=demo
+EOF
+        mv "$env_file.part" "$env_file"
+    )
+    say "made runtime/config.env with a new API key"
+}
+
+make_venv
+install_packages
+write_config
+"$venv/bin/hugind" config demo --quiet
+if [ "$offline" = no ] && [ -z "$extras" ] && grep -q '^LLAMA_MODEL=demo$' "$env_file"; then
+    say "serving the demo model, which answers with noise; for a real one see README.md, 'A real model'"
+fi
