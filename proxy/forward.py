@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
-import aiohttp
 import orjson
 
 from hugind.proxy.dialects.errors import EngineStreamError
 from hugind.proxy.errors import ApiError, StreamBroken
 from hugind.proxy.exchange import Exchange, Headers
 from hugind.proxy.sse import EventParser
+from hugind.supervisor.errors import StreamCut
+from hugind.supervisor.llama.stream import EngineStream
 from hugind.supervisor.worker import Spawn
 
 STREAM_HEADERS: Headers = [
@@ -41,7 +42,7 @@ class StreamTranslator(Protocol):
         """The last bytes, once the stream ended."""
 
 
-async def relay_stream(exchange: Exchange, spawn: Spawn, response: aiohttp.ClientResponse) -> None:
+async def relay_stream(exchange: Exchange, spawn: Spawn, response: EngineStream) -> None:
     """Whole events as they come, as bytes. This is the hot path: nothing is parsed.
 
     An event of which only a part has come is held back: if the worker dies, what follows must be a well-formed error.
@@ -52,19 +53,19 @@ async def relay_stream(exchange: Exchange, spawn: Spawn, response: aiohttp.Clien
     await exchange.start(200, STREAM_HEADERS)
     send, part = exchange.send, b""
     try:
-        async for chunk in response.content.iter_any():
+        async for chunk in response.chunks():
             spawn.bytes_relayed += len(chunk)
             if part or not chunk.endswith(b"\n\n"):
                 whole, end, part = (part + chunk).rpartition(b"\n\n")
                 chunk = whole + end
             await send(chunk)
-    except aiohttp.ClientError as error:
-        raise StreamBroken(_name(error)) from error
+    except StreamCut as error:
+        raise StreamBroken(error.message) from error
     await send(part, more=False)
 
 
 async def relay_translated(
-    exchange: Exchange, spawn: Spawn, response: aiohttp.ClientResponse, translator: StreamTranslator
+    exchange: Exchange, spawn: Spawn, response: EngineStream, translator: StreamTranslator
 ) -> None:
     """Events in another dialect, each as soon as it is known.
 
@@ -82,7 +83,7 @@ async def relay_translated(
     await exchange.send(last, more=False)
 
 
-async def assemble(exchange: Exchange, spawn: Spawn, response: aiohttp.ClientResponse, assembler: Assembler) -> Any:
+async def assemble(exchange: Exchange, spawn: Spawn, response: EngineStream, assembler: Assembler) -> Any:
     """The whole answer, put together from the stream that it was asked for as.
 
     Raises:
@@ -97,7 +98,7 @@ async def assemble(exchange: Exchange, spawn: Spawn, response: aiohttp.ClientRes
         raise ApiError(error.status, error.message, kind=error.type) from error
 
 
-async def events_of(spawn: Spawn, response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any] | None]:
+async def events_of(spawn: Spawn, response: EngineStream) -> AsyncIterator[dict[str, Any] | None]:
     """The JSON payloads of a stream.
 
     Raises:
@@ -105,16 +106,16 @@ async def events_of(spawn: Spawn, response: aiohttp.ClientResponse) -> AsyncIter
     """
     parser = EventParser()
     try:
-        async for chunk in response.content.iter_any():
+        async for chunk in response.chunks():
             spawn.bytes_relayed += len(chunk)
             for event in parser.feed(chunk):
                 if not event.is_done:
                     yield orjson.loads(event.data)
-    except aiohttp.ClientError as error:
-        raise StreamBroken(_name(error)) from error
+    except StreamCut as error:
+        raise StreamBroken(error.message) from error
 
 
-async def engine_error(response: aiohttp.ClientResponse) -> ApiError:
+async def engine_error(response: EngineStream) -> ApiError:
     """What llama-server refused, as ours: its status, message and type."""
     body = await response.read()
     try:
@@ -122,7 +123,3 @@ async def engine_error(response: aiohttp.ClientResponse) -> ApiError:
         return ApiError(response.status, str(error["message"]), kind=str(error.get("type")))
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return ApiError(response.status, body.decode("utf-8", "replace")[:500] or "the engine refused the request")
-
-
-def _name(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

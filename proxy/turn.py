@@ -6,7 +6,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import aiohttp
 import orjson
 
 from hugind.proxy.disconnect import DisconnectWatch
@@ -14,9 +13,11 @@ from hugind.proxy.errors import ApiError, StreamBroken
 from hugind.proxy.exchange import Exchange
 from hugind.proxy.forward import engine_error
 from hugind.proxy.leases import Lease, Leases
+from hugind.supervisor.errors import StreamCut, WorkerUnreachable
+from hugind.supervisor.llama.stream import EngineStream
 from hugind.supervisor.worker import Spawn
 
-Answer = Callable[[Spawn, aiohttp.ClientResponse], Awaitable[None]]
+Answer = Callable[[Spawn, EngineStream], Awaitable[None]]
 """Hands the engine's answer (status 200, body not yet read) to the client."""
 
 
@@ -40,11 +41,11 @@ async def take_turn(leases: Leases, exchange: Exchange, path: str, body: dict[st
                 await _send_and_answer(lease, exchange, path, pinned, answer)
                 is_settled = True
                 return
-            except aiohttp.ClientConnectorError as error:
+            except WorkerUnreachable as error:
                 if attempt == "last":
-                    raise ApiError(503, f"no worker can be reached: {error}", retry_after_s=1) from error
-            except aiohttp.ClientError as error:
-                raise StreamBroken(str(error) or type(error).__name__) from error
+                    raise ApiError(503, f"no worker can be reached: {error.message}", retry_after_s=1) from error
+            except StreamCut as error:
+                raise StreamBroken(error.message) from error
             except _Refused as refused:
                 is_settled = True
                 raise refused.error from None
@@ -69,8 +70,10 @@ async def pass_through(leases: Leases, exchange: Exchange, path: str, body: dict
                 exchange.heard_upstream()
                 if response.status != 200:
                     raise await engine_error(response)
-        except aiohttp.ClientError as error:
-            raise StreamBroken(str(error) or type(error).__name__) from error
+        except WorkerUnreachable as error:
+            raise ApiError(503, f"no worker can be reached: {error.message}", retry_after_s=1) from error
+        except StreamCut as error:
+            raise StreamBroken(error.message) from error
         await exchange.respond(200, answer)
 
 

@@ -4,7 +4,8 @@ HugindError                 a failure that a person can act on: message and hint
 ├── ConfigError             a config or settings file is wrong: file, line and key
 ├── BinaryError             no usable llama-server
 ├── EngineStartError        a worker refused to start: bad model, bad flag, no memory, busy port
-└── WorkerUnreachable       a worker did not answer its control route
+├── WorkerUnreachable       no connection to a worker, or no sensible answer to a control request
+└── StreamCut               a worker's answer ended before it was complete
 """
 
 from __future__ import annotations
@@ -51,3 +52,7 @@ class EngineStartError(HugindError):
 
 class WorkerUnreachable(HugindError):  # noqa: N818 - a state of the worker, read as such where it is caught
     """A control request got no answer, or one that makes no sense."""
+
+
+class StreamCut(HugindError):  # noqa: N818 - what happened, read as such where it is caught
+    """The connection to a worker ended in the middle of an answer: it died, or we ended it."""

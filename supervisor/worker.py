@@ -98,7 +98,7 @@ class Spawn:
     async def close(self, grace_s: float) -> int:
         """Close the connections, then end the process: it ignores SIGTERM while a request is in flight."""
         try:
-            await self.client.aclose()
+            self.client.close()
         finally:
             code = await self.process.close(grace_s)
             await tasks.cancel(self._watch)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import aiohttp
-
 from hugind.proxy.access.auth import Principal
 from hugind.proxy.dialects.anthropic import MessageStream, from_chat
 from hugind.proxy.dialects.anthropic_request import to_chat
@@ -15,6 +13,7 @@ from hugind.proxy.forward import assemble, relay_translated
 from hugind.proxy.gateway import Gateway, Handler
 from hugind.proxy.routes.openai import count, read_request, refuse_many_choices
 from hugind.proxy.turn import take_turn
+from hugind.supervisor.llama.stream import EngineStream
 from hugind.supervisor.worker import Spawn
 
 
@@ -31,7 +30,7 @@ async def messages(gateway: Gateway, exchange: Exchange, principal: Principal) -
     if request.get("stream") is True:
         chat["return_progress"] = True  # only so does `message_start` know the size of the input
 
-    async def answer(spawn: Spawn, response: aiohttp.ClientResponse) -> None:
+    async def answer(spawn: Spawn, response: EngineStream) -> None:
         if request.get("stream") is True:
             await relay_translated(exchange, spawn, response, MessageStream(engine.name))
         else:

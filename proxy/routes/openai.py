@@ -6,8 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-import aiohttp
-
 from hugind.proxy.access.auth import Principal
 from hugind.proxy.dialects.openai import ChatAssembler, CompletionAssembler, NativeAssembler, ResponsesAssembler
 from hugind.proxy.errors import ApiError
@@ -16,6 +14,7 @@ from hugind.proxy.forward import Assembler, assemble, relay_stream
 from hugind.proxy.gateway import Gateway, Handler
 from hugind.proxy.turn import pass_through, take_turn
 from hugind.supervisor.engine import Engine
+from hugind.supervisor.llama.stream import EngineStream
 from hugind.supervisor.worker import Spawn
 
 Task = Literal["chat", "embedding", "rerank"]
@@ -37,7 +36,7 @@ async def generate(
         if assembler in (ChatAssembler, CompletionAssembler):
             request["stream_options"] = {"include_usage": True}
 
-    async def answer(spawn: Spawn, response: aiohttp.ClientResponse) -> None:
+    async def answer(spawn: Spawn, response: EngineStream) -> None:
         if is_stream:
             await relay_stream(exchange, spawn, response)
         else:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import orjson
 
-from hugind.supervisor.errors import WorkerUnreachable
-from hugind.supervisor.llama.command import Endpoint, TcpEndpoint, UnixEndpoint
-
-CONNECT_TIMEOUT_S = 5
+from hugind.supervisor.errors import StreamCut, WorkerUnreachable
+from hugind.supervisor.llama.command import Endpoint
+from hugind.supervisor.llama.stream import EngineStream, open_stream
 
 
 @dataclass(frozen=True)
@@ -40,30 +41,22 @@ class WorkerClient:
     """
 
     def __init__(self, endpoint: Endpoint, api_key: str) -> None:
-        connector: aiohttp.BaseConnector
-        match endpoint:
-            case UnixEndpoint(path):
-                connector = aiohttp.UnixConnector(path=str(path), limit=0, force_close=True)
-                self._base = "http://worker"
-            case TcpEndpoint(port):
-                connector = aiohttp.TCPConnector(limit=0, force_close=True)
-                self._base = f"http://127.0.0.1:{port}"
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            headers={"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"},
-            skip_auto_headers=("User-Agent", "Accept-Encoding"),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
-            trust_env=False,
-        )
+        self._endpoint = endpoint
+        self._head = f" HTTP/1.1\r\nHost: worker\r\nAuthorization: Bearer {api_key}\r\n".encode()
+        self._open: set[EngineStream] = set()
+        self._is_closed = False
 
-    def post(self, path: str, body: bytes) -> Any:
-        """Start a POST: an async context manager around the response, as `aiohttp.ClientSession.post`.
+    @asynccontextmanager
+    async def post(self, path: str, body: bytes) -> AsyncIterator[EngineStream]:
+        """A POST whose status has come and whose body follows. Leaving early tells llama-server to stop.
 
-        Leaving it early closes the connection, which is how llama-server learns that nobody wants the rest.
+        Raises:
+            WorkerUnreachable: no connection, so nothing was sent.
+            StreamCut: the worker ended before it gave a status.
         """
-        return self._session.post(self._base + path, data=body)
+        head = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        async with self._exchange(b"POST " + path.encode() + self._head + head + body) as stream:
+            yield stream
 
     async def is_healthy(self, timeout_s: float) -> bool:
         """Whether `/health` says 200. A refused connection or 503 (loading) is a plain no."""
@@ -100,17 +93,32 @@ class WorkerClient:
             raise WorkerUnreachable(f"/slots answered {status}")
         return [SlotState(int(slot["id"]), bool(slot["is_processing"])) for slot in data]
 
-    async def aclose(self) -> None:
-        """Close every connection, running turns included. Safe to call twice."""
-        await self._session.close()
+    def close(self) -> None:
+        """Drop every connection, those of running turns included, and open no other. Safe to call twice."""
+        self._is_closed = True
+        for stream in list(self._open):
+            stream.close()
+
+    @asynccontextmanager
+    async def _exchange(self, request: bytes) -> AsyncIterator[EngineStream]:
+        if self._is_closed:
+            raise WorkerUnreachable("this worker is being ended")
+        stream = await open_stream(self._endpoint, request)
+        self._open.add(stream)
+        try:
+            async with stream:
+                await stream.head()
+                yield stream
+        finally:
+            self._open.discard(stream)
 
     async def _get(self, path: str, timeout_s: float) -> tuple[int, Any]:
-        timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
-            async with self._session.get(self._base + path, timeout=timeout) as response:
-                body = await response.read()
-                return response.status, orjson.loads(body) if body.startswith((b"{", b"[")) else None
-        except (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError) as error:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._exchange(b"GET " + path.encode() + self._head + b"\r\n") as stream,
+            ):
+                body = await stream.read()
+                return stream.status, orjson.loads(body) if body.startswith((b"{", b"[")) else None
+        except (StreamCut, TimeoutError, orjson.JSONDecodeError) as error:
             raise WorkerUnreachable(f"{path}: {type(error).__name__}: {error}") from error
-        except RuntimeError as error:  # aiohttp's word for "the session is closed"
-            raise WorkerUnreachable(f"{path}: {error}") from error
