@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import logging
+import signal
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -75,6 +76,10 @@ def run_server(app: App, listener: socket.socket, *, drain_s: float, on_listenin
         timeout_graceful_shutdown=max(1, round(drain_s)),
         backlog=BACKLOG,
     )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises the signal again when it is done, for the handler that was there before: with the default one
+        # the process would end on the spot and leave its run folder behind.
+        signal.signal(number, _already_handled)
     gc.freeze()  # what is loaded stays; collecting it again and again was measured at 7% of the gateway's time
     gc.set_threshold(GC_THRESHOLD, 20, 20)
     _Server(config, on_listening).run(sockets=[listener])
@@ -157,6 +162,10 @@ class BoundedConnection(HttpToolsProtocol):
         self._deadline = None
         if not self.transport.is_closing():
             self.transport.close()
+
+
+def _already_handled(number: int, frame: object) -> None:
+    logger.info("stopped by %s", signal.Signals(number).name)
 
 
 def _owner(port: int) -> str:
