@@ -22,7 +22,7 @@ from starlette.types import Message, Receive, Scope, Send
 from hugind.proxy.access.auth import ANONYMOUS
 from hugind.proxy.dialects import anthropic, openai
 from hugind.proxy.errors import ApiError, ClientGone
-from hugind.proxy.exchange import Exchange
+from hugind.proxy.exchange import PATIENCE, BodyPatience, Exchange
 from hugind.proxy.gateway import Gateway
 from hugind.proxy.routes import anthropic as anthropic_routes
 from hugind.proxy.routes import openai as openai_routes
@@ -38,8 +38,9 @@ MAX_HEADERS = 100
 class App:
     """The ASGI application of one gateway."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, patience: BodyPatience = PATIENCE) -> None:
         self._gateway = gateway
+        self._patience = patience
         self._control = _control_app(gateway)
         self._handlers = {**openai_routes.ROUTES, **anthropic_routes.ROUTES}
 
@@ -48,7 +49,7 @@ class App:
         if scope["type"] != "http":
             await self._control(scope, receive, send)
             return
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send, self._patience)
         try:
             await self._serve(exchange, send)
         except ClientGone:
@@ -107,7 +108,7 @@ def _control_app(gateway: Gateway) -> FastAPI:
 
 
 def _rendered(request: Request, error: ApiError) -> JSONResponse:
-    return JSONResponse(_body(request.scope["path"], error, request.scope["request_id"]), error.status)
+    return JSONResponse(error_body(request.scope["path"], error, request.scope["request_id"]), error.status)
 
 
 def _check_headers(exchange: Exchange) -> None:
@@ -138,7 +139,7 @@ async def _answer_error(exchange: Exchange, error: ApiError) -> None:
         if exchange.is_started:
             await exchange.send(_event(path, error, request_id), more=False)
         else:
-            await exchange.respond(error.status, _body(path, error, request_id), _headers(error))
+            await exchange.respond(error.status, error_body(path, error, request_id), _headers(error))
     except ClientGone:
         pass
 
@@ -154,7 +155,8 @@ def _headers(error: ApiError) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-def _body(path: str, error: ApiError, request_id: str) -> dict[str, Any]:
+def error_body(path: str, error: ApiError, request_id: str | None) -> dict[str, Any]:
+    """The error in the shape that the dialect of `path` promises."""
     if _is_anthropic(path):
         return anthropic.render_error(error.status, error.message, request_id)
     return openai.render_error(error.status, error.message, type=error.kind, code=error.code, param=error.param)

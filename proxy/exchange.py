@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
+import itertools
 import secrets
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -13,23 +14,35 @@ from starlette.types import Receive, Scope, Send
 
 from hugind.proxy.errors import ApiError, ClientGone
 
-BODY_TIMEOUT_S = 30
-"""A body that trickles is cut after this."""
-BODY_STALL_S = 10
-"""So is one that stops coming."""
 OVERSIZE_DRAIN = 8
 """A body over its limit is read and dropped up to this many times the limit, so that the answer can arrive."""
 
 Headers = list[tuple[bytes, bytes]]
 
+_REQUEST_PREFIX = f"req_{secrets.token_hex(8)}"
+_request_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class BodyPatience:
+    """How long a request body may take."""
+
+    total_s: float = 30
+    """One that trickles is cut after this."""
+    stall_s: float = 10
+    """So is one that stops coming."""
+
+
+PATIENCE = BodyPatience()
+
 
 class Exchange:
     """Lives as long as one request. The answer is started once, by `respond` or `start`."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, patience: BodyPatience = PATIENCE) -> None:
         self.scope = scope
         self.receive = receive
-        self.request_id = f"req_{secrets.token_hex(12)}"
+        self.request_id = f"{_REQUEST_PREFIX}{next(_request_numbers):08x}"
         self.queue_s = 0.0
         """Time spent waiting for a slot, or for an engine to load."""
         self.upstream_s = 0.0
@@ -38,6 +51,7 @@ class Exchange:
         self.is_started = False
         self.is_complete = False
         self._send = send
+        self._patience = patience
         self._begun = time.perf_counter()
 
     def header(self, name: bytes) -> bytes | None:
@@ -72,8 +86,8 @@ class Exchange:
         """The request body as a JSON object, whatever its content type says.
 
         Raises:
-            ApiError: 400 not a JSON object, 408 too slow, 413 larger than `limit` bytes.
-            ClientGone: the client left before the body was complete.
+            ApiError: 400 not a JSON object, 413 larger than `limit` bytes.
+            ClientGone: the client left before the body was complete, or was cut by `server.py` for taking too long.
         """
         body = await self._read_body(limit)
         if not body:
@@ -106,28 +120,34 @@ class Exchange:
 
     async def _read_body(self, limit: int) -> bytes:
         declared = self.header(b"content-length")
-        too_large = ApiError(413, f"the request body is larger than {limit / 1048576:g} MB", code="request_too_large")
-        size = int(declared) if declared and declared.isdigit() else 0
-        if size > limit * OVERSIZE_DRAIN:
-            raise too_large
-        chunks: list[bytes] = []
-        received = 0
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                while True:
-                    async with asyncio.timeout(BODY_STALL_S):
-                        message = await self.receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientGone
-                    received += len(message["body"])
-                    if received <= limit:
-                        chunks.append(message["body"])
-                    elif received > limit * OVERSIZE_DRAIN:
-                        raise too_large
-                    if not message.get("more_body"):
-                        break
-        except TimeoutError:
-            raise ApiError(408, "the request body came too slowly", code="request_timeout") from None
+        if declared and declared.isdigit() and int(declared) > limit * OVERSIZE_DRAIN:
+            raise _too_large(limit)
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        if not message.get("more_body"):
+            first: bytes = message["body"]
+            if len(first) > limit:
+                raise _too_large(limit)
+            return first
+        return await self._read_rest(message["body"], limit)
+
+    async def _read_rest(self, first: bytes, limit: int) -> bytes:
+        chunks, received, more = [first], len(first), True
+        while more:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            received += len(message["body"])
+            if received <= limit:
+                chunks.append(message["body"])
+            elif received > limit * OVERSIZE_DRAIN:
+                raise _too_large(limit)
+            more = message.get("more_body", False)
         if received > limit:
-            raise too_large
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            raise _too_large(limit)
+        return b"".join(chunks)
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, f"the request body is larger than {limit / 1048576:g} MB", code="request_too_large")

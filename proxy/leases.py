@@ -16,6 +16,8 @@ from hugind.supervisor.worker import Spawn, Worker, WorkerState
 SETTLE_FIRST_LOOK_S = 0.01
 SETTLE_SLOWEST_LOOK_S = 0.5
 SETTLE_TIMEOUT_S = 5
+NOTICE_TIMEOUT_S = 1
+"""A worker that cannot be reached has mostly just died; its supervision knows within milliseconds."""
 RETRY_AFTER_S = 5
 
 _Ticket = asyncio.Future[Place[Spawn]]
@@ -46,9 +48,11 @@ class Leases:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._queue: SlotQueue[Spawn, _Ticket] = SlotQueue(engine.config.limits.max_queue)
-        self._current: dict[int, tuple[Worker, Spawn]] = {}
+        self._workers: dict[Spawn, Worker] = {}
+        """The ready ones, by their current life."""
         self._waiting: set[_Ticket] = set()
         self._settling: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
         engine.listen(self._worker_changed)
 
     @property
@@ -70,7 +74,7 @@ class Leases:
         begun = time.monotonic()
         while True:
             place = await self._place()
-            if worker := self._worker_of(place.worker):
+            if worker := self._workers.get(place.worker):
                 worker.enter()
                 return Lease(worker, place, time.monotonic() - begun)
 
@@ -80,8 +84,8 @@ class Leases:
         Raises:
             ApiError: as `acquire`.
         """
-        if self._current:
-            return next(iter(self._current.values()))[1]
+        if self._workers:
+            return next(iter(self._workers))
         lease = await self.acquire()
         self.release(lease)
         return lease.spawn
@@ -94,6 +98,16 @@ class Leases:
             task.add_done_callback(self._settling.discard)
         else:
             self._give_back(lease)
+
+    async def until_gone(self, spawn: Spawn) -> None:
+        """Wait until a worker that could not be reached is known to be gone; but not for long, it may live."""
+        try:
+            async with asyncio.timeout(NOTICE_TIMEOUT_S):
+                while self._worker_of(spawn):
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
 
     async def aclose(self) -> None:
         """End what is being settled."""
@@ -139,7 +153,7 @@ class Leases:
         """Wait until the engine has noticed that nobody listens; at a batch boundary, so it may take seconds."""
         pause_s = SETTLE_FIRST_LOOK_S
         try:
-            while self._worker_of(lease.spawn):
+            while lease.spawn in self._workers:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, SETTLE_SLOWEST_LOOK_S)
                 try:
@@ -164,22 +178,19 @@ class Leases:
             grant = self._queue.release(grant.place)
 
     def _worker_changed(self, worker: Worker) -> None:
-        known = self._current.get(worker.index)
-        if known and (worker.state is not WorkerState.READY or worker.spawn is not known[1]):
-            del self._current[worker.index]
-            self._queue.remove_worker(known[1])
-        if worker.state is WorkerState.READY and worker.spawn and worker.index not in self._current:
-            self._current[worker.index] = (worker, worker.spawn)
+        self._changed.set()
+        for spawn in [s for s, w in self._workers.items() if w is worker]:
+            if worker.state is not WorkerState.READY or worker.spawn is not spawn:
+                del self._workers[spawn]
+                self._queue.remove_worker(spawn)
+        if worker.state is WorkerState.READY and worker.spawn and worker.spawn not in self._workers:
+            self._workers[worker.spawn] = worker
             for grant in self._queue.add_worker(worker.spawn, self._engine.config.server.max_slots):
                 self._pass_on(grant)
         if self._engine.state == "failed":
             for ticket in list(self._waiting):
                 if not ticket.done():
                     ticket.set_exception(self._failure())
-
-    def _worker_of(self, spawn: Spawn) -> Worker | None:
-        """The worker whose current life this is; None when that life ended."""
-        return next((worker for worker, current in self._current.values() if current is spawn), None)
 
     def _failure(self) -> ApiError:
         return ApiError(503, f"'{self._engine.name}' cannot serve: {self._engine.reason}", code="engine_failed")

@@ -9,23 +9,21 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
-from typing import Any
+from http import HTTPStatus
+from typing import Any, cast
 
+import orjson
 import psutil
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from hugind.proxy.app import App
+from hugind.proxy.app import App, error_body
+from hugind.proxy.cork import CorkedTransport
+from hugind.proxy.errors import ApiError
 from hugind.supervisor.errors import HugindError
 
 logger = logging.getLogger(__name__)
 
-HEAD_TIMEOUT_S = 20
-"""A client that has not sent a whole request head after this is cut; an idle connection, too."""
-WRITE_TIMEOUT_S = 30
-"""A client that does not read keeps a slot busy for so long, no longer."""
-MAX_HEAD_BYTES = 256 * 1024
-"""Hard limit on bytes before the head is complete; `app.MAX_HEADER_BYTES` answers politely below it."""
 KEEP_ALIVE_S = 75
 GC_THRESHOLD = 20_000
 BACKLOG = 1024
@@ -61,32 +59,42 @@ def run_server(app: App, listener: socket.socket, *, drain_s: float, on_listenin
     Running turns get `drain_s` seconds to finish; then they are cancelled and told so, and the lifespan ends the
     engines. `on_listening` is called once requests are accepted.
     """
-    config = uvicorn.Config(
-        app,
-        http=BoundedConnection,
-        ws="none",
-        loop="uvloop",
-        lifespan="on",
-        access_log=False,
-        proxy_headers=False,
-        log_config=None,
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(drain_s)),
-        backlog=BACKLOG,
-    )
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again when it is done, for the handler that was there before: with the default one
         # the process would end on the spot and leave its run folder behind.
         signal.signal(number, _already_handled)
     gc.freeze()  # what is loaded stays; collecting it again and again was measured at 7% of the gateway's time
     gc.set_threshold(GC_THRESHOLD, 20, 20)
-    _Server(config, on_listening).run(sockets=[listener])
+    Server(app, drain_s=drain_s, on_listening=on_listening).run(sockets=[listener])
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
+class Server(uvicorn.Server):
+    """uvicorn as this gateway needs it. Lives from `run` (which brings its own event loop) or `serve` to their end."""
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        drain_s: float,
+        on_listening: Callable[[], None],
+        connection: type[BoundedConnection] | None = None,
+    ) -> None:
+        """`connection` may be a `BoundedConnection` with other limits."""
+        config = uvicorn.Config(
+            app,
+            http=connection or BoundedConnection,
+            ws="none",
+            loop="uvloop",
+            lifespan="on",
+            access_log=False,
+            proxy_headers=False,
+            log_config=None,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=max(1, round(drain_s)),
+            backlog=BACKLOG,
+        )
         super().__init__(config)
         self._on_listening = on_listening
 
@@ -97,46 +105,58 @@ class _Server(uvicorn.Server):
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """uvicorn's protocol, with three bounds that it lacks.
+    """uvicorn's protocol, with bounds that it lacks: on a request's head and body, and on a client that does not read.
 
-    A request's head may take only so long and be only so large; a client that does not read is cut. Timers here cost
-    nothing per chunk: they are set only when something stalls.
+    The timers stand here because here they cost nothing per chunk: one for each request, one more when writing stalls.
     """
+
+    head_timeout_s = 20.0
+    """A client that has not sent a whole request head after this is cut; one that connected and is silent, too."""
+    body_timeout_s = 60.0
+    """A body that has not come whole after this is cut."""
+    write_timeout_s = 30.0
+    """A client that does not read keeps a slot busy for so long, no longer."""
+    max_head_bytes = 256 * 1024
+    """Hard limit on bytes before the head is complete; `app.MAX_HEADER_BYTES` answers politely below it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
         self._in_head = True
-        self._deadline: asyncio.TimerHandle | None = None
+        self._read_deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._expect_head()
+        super().connection_made(cast("asyncio.Transport", CorkedTransport(transport, self.loop)))
+        self._read_deadline = self.loop.call_later(self.head_timeout_s, self._cut_head)
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head and self._deadline is None:
-            self._expect_head()  # the next request on a kept connection
+        if self._in_head and self._read_deadline is None:  # the next request on a kept connection
+            self._read_deadline = self.loop.call_later(self.head_timeout_s, self._cut_head)
         super().data_received(data)
         if self._in_head:
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n")
-                self.transport.close()
+            if self._head_bytes > self.max_head_bytes:
+                self._refuse(ApiError(431, f"the request's head is larger than {self.max_head_bytes // 1024} KB"))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_bytes = 0
-        self._drop_deadline()
+        self._drop_read_deadline()
         super().on_headers_complete()
+        self._read_deadline = self.loop.call_later(self.body_timeout_s, self._cut_body)
 
     def on_message_complete(self) -> None:
+        self._drop_read_deadline()
         super().on_message_complete()
         self._in_head = True
 
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(ApiError(400, msg))
+
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._write_deadline = self.loop.call_later(WRITE_TIMEOUT_S, self.transport.abort)
+        self._write_deadline = self.loop.call_later(self.write_timeout_s, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -145,23 +165,36 @@ class BoundedConnection(HttpToolsProtocol):
             self._write_deadline = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._drop_deadline()
+        self._drop_read_deadline()
+        super().connection_lost(exc)
         if self._write_deadline is not None:
             self._write_deadline.cancel()
-        super().connection_lost(exc)
 
-    def _expect_head(self) -> None:
-        self._deadline = self.loop.call_later(HEAD_TIMEOUT_S, self._cut)
+    def _drop_read_deadline(self) -> None:
+        if self._read_deadline is not None:
+            self._read_deadline.cancel()
+            self._read_deadline = None
 
-    def _drop_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+    def _cut_head(self) -> None:
+        self.transport.close()
 
-    def _cut(self) -> None:
-        self._deadline = None
-        if not self.transport.is_closing():
-            self.transport.close()
+    def _cut_body(self) -> None:
+        self._refuse(
+            ApiError(408, f"the request body took longer than {self.body_timeout_s:g} s", code="request_timeout")
+        )
+
+    def _refuse(self, error: ApiError) -> None:
+        """Answer in place of the app, which sees the client leave; the connection ends."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            body = orjson.dumps(error_body(self.url.decode("latin-1") if self.url else "/", error, None))
+            head = (
+                b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+            )
+            phrase = HTTPStatus(error.status).phrase.encode()
+            self.transport.write(head % (error.status, phrase, len(body)) + body)
+        self.transport.close()
 
 
 def _already_handled(number: int, frame: object) -> None:

@@ -37,13 +37,14 @@ async def take_turn(leases: Leases, exchange: Exchange, path: str, body: dict[st
             exchange.queue_s += lease.queued_s
             is_settled = False
             try:
-                pinned = orjson.dumps({**body, "id_slot": lease.slot, "cache_prompt": True})
+                pinned = _encode({**body, "id_slot": lease.slot, "cache_prompt": True})
                 await _send_and_answer(lease, exchange, path, pinned, answer)
                 is_settled = True
                 return
             except WorkerUnreachable as error:
                 if attempt == "last":
-                    raise ApiError(503, f"no worker can be reached: {error.message}", retry_after_s=1) from error
+                    raise _unreachable(error) from error
+                await leases.until_gone(lease.spawn)
             except StreamCut as error:
                 raise StreamBroken(error.message) from error
             except _Refused as refused:
@@ -54,26 +55,31 @@ async def take_turn(leases: Leases, exchange: Exchange, path: str, body: dict[st
 
 
 async def pass_through(leases: Leases, exchange: Exchange, path: str, body: dict[str, Any]) -> None:
-    """Serve a request that needs no slot and whose answer is one piece: tokenize, embeddings, rerank.
+    """Serve a request that needs no slot, only the vocabulary: tokenize, detokenize, count.
 
     Raises:
         ApiError, ClientGone: as `take_turn`.
     """
+    encoded = _encode(body)
     async with DisconnectWatch(exchange):
-        begun = time.perf_counter()
-        spawn = await leases.ready_spawn()
-        exchange.queue_s = time.perf_counter() - begun
-        exchange.sent_upstream()
-        try:
-            async with spawn.client.post(path, orjson.dumps(body)) as response:
-                answer = await response.read()
-                exchange.heard_upstream()
-                if response.status != 200:
-                    raise await engine_error(response)
-        except WorkerUnreachable as error:
-            raise ApiError(503, f"no worker can be reached: {error.message}", retry_after_s=1) from error
-        except StreamCut as error:
-            raise StreamBroken(error.message) from error
+        for attempt in ("first", "last"):
+            begun = time.perf_counter()
+            spawn = await leases.ready_spawn()
+            exchange.queue_s += time.perf_counter() - begun
+            exchange.sent_upstream()
+            try:
+                async with spawn.client.post(path, encoded) as response:
+                    answer = await response.read()
+                    exchange.heard_upstream()
+                    if response.status != 200:
+                        raise await engine_error(response)
+                break
+            except WorkerUnreachable as error:
+                if attempt == "last":
+                    raise _unreachable(error) from error
+                await leases.until_gone(spawn)
+            except StreamCut as error:
+                raise StreamBroken(error.message) from error
         await exchange.respond(200, answer)
 
 
@@ -89,3 +95,14 @@ async def _send_and_answer(lease: Lease, exchange: Exchange, path: str, body: by
         if response.status != 200:
             raise _Refused(await engine_error(response))
         await answer(lease.spawn, response)
+
+
+def _encode(body: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except TypeError:  # orjson reads deeper nesting than it writes
+        raise ApiError(400, "the request body is nested too deeply") from None
+
+
+def _unreachable(error: WorkerUnreachable) -> ApiError:
+    return ApiError(503, f"no worker can be reached: {error.message}", code="worker_unreachable", retry_after_s=1)

@@ -20,9 +20,11 @@ def start(work: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
 async def cancel(task: asyncio.Task[Any]) -> None:
     """End a task and wait until it has cleaned up. What it raised on the way out is raised here."""
     task.cancel()
-    await asyncio.wait([task])
-    if not task.cancelled() and (error := task.exception()):
-        raise error
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not task.cancelled():
+            raise  # it was us who were cancelled
 
 
 async def finish(work: Coroutine[Any, Any, Result], name: str) -> Result:

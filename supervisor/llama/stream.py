@@ -138,11 +138,11 @@ async def open_stream(endpoint: Endpoint, request: bytes) -> EngineStream:
     """
     loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            match endpoint:
-                case UnixEndpoint(path):
-                    transport, stream = await loop.create_unix_connection(EngineStream, str(path))
-                case TcpEndpoint(port):
+        match endpoint:
+            case UnixEndpoint(path):  # connects at once or not at all
+                transport, stream = await loop.create_unix_connection(EngineStream, str(path))
+            case TcpEndpoint(port):
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     transport, stream = await loop.create_connection(EngineStream, "127.0.0.1", port)
     except (OSError, TimeoutError) as error:
         raise WorkerUnreachable(f"{type(error).__name__}: {error}") from error
