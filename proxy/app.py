@@ -22,7 +22,7 @@ from starlette.types import Message, Receive, Scope, Send
 from hugind.proxy.access.auth import ANONYMOUS
 from hugind.proxy.dialects import anthropic, openai
 from hugind.proxy.errors import ApiError, ClientGone
-from hugind.proxy.exchange import PATIENCE, BodyPatience, Exchange
+from hugind.proxy.exchange import Exchange
 from hugind.proxy.gateway import Gateway
 from hugind.proxy.routes import anthropic as anthropic_routes
 from hugind.proxy.routes import openai as openai_routes
@@ -38,9 +38,8 @@ MAX_HEADERS = 100
 class App:
     """The ASGI application of one gateway."""
 
-    def __init__(self, gateway: Gateway, patience: BodyPatience = PATIENCE) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._patience = patience
         self._control = _control_app(gateway)
         self._handlers = {**openai_routes.ROUTES, **anthropic_routes.ROUTES}
 
@@ -49,7 +48,7 @@ class App:
         if scope["type"] != "http":
             await self._control(scope, receive, send)
             return
-        exchange = Exchange(scope, receive, send, self._patience)
+        exchange = Exchange(scope, receive, send)
         try:
             await self._serve(exchange, send)
         except ClientGone:
@@ -74,7 +73,7 @@ class App:
             scope["principal"], scope["request_id"] = principal, exchange.request_id
             await self._control(scope, exchange.receive, _with_headers(exchange, send))
         elif scope["method"] != "POST":
-            raise ApiError(405, f"{path} takes POST", code="method_not_allowed")
+            raise ApiError(405, f"{path} takes POST", code="method_not_allowed", headers={"allow": "POST"})
         else:
             await handler(self._gateway, exchange, principal)
 
@@ -96,7 +95,7 @@ def _control_app(gateway: Gateway) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> JSONResponse:
         message = f"{request.method} {request.scope['path']}: {error.detail}"
-        return _rendered(request, ApiError(error.status_code, message))
+        return _rendered(request, ApiError(error.status_code, message, headers=error.headers))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -124,6 +123,8 @@ def _with_headers(exchange: Exchange, send: Send) -> Send:
         if message["type"] == "http.response.start":
             exchange.is_started = True
             message["headers"] = [*message["headers"], *exchange.own_headers()]
+        elif message["type"] == "http.response.body":
+            exchange.is_complete = not message.get("more_body", False)
         await send(message)
 
     return wrapped
@@ -145,7 +146,7 @@ async def _answer_error(exchange: Exchange, error: ApiError) -> None:
 
 
 def _headers(error: ApiError) -> list[tuple[bytes, bytes]]:
-    headers = []
+    headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     if error.status == 401:

@@ -7,6 +7,8 @@ ApiError                    a status, a message and what a program needs to reac
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class ApiError(Exception):
     """A refusal or a failure with an HTTP status."""
@@ -20,6 +22,7 @@ class ApiError(Exception):
         kind: str | None = None,
         param: str | None = None,
         retry_after_s: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -30,6 +33,8 @@ class ApiError(Exception):
         """The dialect's `type`, where the engine or the route knows better than the status."""
         self.param = param
         self.retry_after_s = retry_after_s
+        self.headers = headers or {}
+        """Further headers that the status asks for, such as `allow`."""
 
 
 class ClientGone(ApiError):  # noqa: N818 - named for what happened

@@ -6,7 +6,6 @@ import itertools
 import secrets
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -23,23 +22,10 @@ _REQUEST_PREFIX = f"req_{secrets.token_hex(8)}"
 _request_numbers = itertools.count(1)
 
 
-@dataclass(frozen=True)
-class BodyPatience:
-    """How long a request body may take."""
-
-    total_s: float = 30
-    """One that trickles is cut after this."""
-    stall_s: float = 10
-    """So is one that stops coming."""
-
-
-PATIENCE = BodyPatience()
-
-
 class Exchange:
     """Lives as long as one request. The answer is started once, by `respond` or `start`."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, patience: BodyPatience = PATIENCE) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.receive = receive
         self.request_id = f"{_REQUEST_PREFIX}{next(_request_numbers):08x}"
@@ -51,7 +37,6 @@ class Exchange:
         self.is_started = False
         self.is_complete = False
         self._send = send
-        self._patience = patience
         self._begun = time.perf_counter()
 
     def header(self, name: bytes) -> bytes | None:

@@ -103,7 +103,7 @@ class Leases:
         """Wait until a worker that could not be reached is known to be gone; but not for long, it may live."""
         try:
             async with asyncio.timeout(NOTICE_TIMEOUT_S):
-                while self._worker_of(spawn):
+                while spawn in self._workers:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:

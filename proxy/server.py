@@ -15,7 +15,7 @@ from typing import Any, cast
 import orjson
 import psutil
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from hugind.proxy.app import App, error_body
 from hugind.proxy.cork import CorkedTransport
@@ -118,38 +118,49 @@ class BoundedConnection(HttpToolsProtocol):
     """A client that does not read keeps a slot busy for so long, no longer."""
     max_head_bytes = 256 * 1024
     """Hard limit on bytes before the head is complete; `app.MAX_HEADER_BYTES` answers politely below it."""
+    max_pipelined = 8
+    """Requests that a client may send ahead, before the answer to its first."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.url = b""
         self._head_bytes = 0
         self._in_head = True
         self._read_deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
+        self._running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast("asyncio.Transport", CorkedTransport(transport, self.loop)))
-        self._read_deadline = self.loop.call_later(self.head_timeout_s, self._cut_head)
+        self._expect_head()
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head and self._read_deadline is None:  # the next request on a kept connection
-            self._read_deadline = self.loop.call_later(self.head_timeout_s, self._cut_head)
+        was_in_head = self._in_head
+        if was_in_head and self._read_deadline is None:  # the next request on a kept connection
+            self._expect_head()
         super().data_received(data)
-        if self._in_head:
+        if was_in_head and self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self.max_head_bytes:
                 self._refuse(ApiError(431, f"the request's head is larger than {self.max_head_bytes // 1024} KB"))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._head_bytes = 0
         self._drop_read_deadline()
         super().on_headers_complete()
         self._read_deadline = self.loop.call_later(self.body_timeout_s, self._cut_body)
+        if len(self.pipeline) > self.max_pipelined:
+            self.transport.abort()
+        elif self.pipeline:
+            self.flow.resume_reading()  # a paused connection would not tell that its client left
 
     def on_message_complete(self) -> None:
+        self._in_head = True
+        self._head_bytes = 0
         self._drop_read_deadline()
         super().on_message_complete()
-        self._in_head = True
+        if self.cycle.response_complete:  # a refused body: its arrival has ended uvicorn's own timer
+            self._expect_head()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(ApiError(400, msg))
@@ -169,6 +180,21 @@ class BoundedConnection(HttpToolsProtocol):
         super().connection_lost(exc)
         if self._write_deadline is not None:
             self._write_deadline.cancel()
+        # uvicorn tells only the newest request, which with pipelining is not the one that is being answered.
+        if self._running is not None and self._is_answering:
+            self._running.disconnected = True
+            self._running.message_event.set()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    @property
+    def _is_answering(self) -> bool:
+        return self._running is not None and not self._running.response_complete
+
+    def _expect_head(self) -> None:
+        self._read_deadline = self.loop.call_later(self.head_timeout_s, self._cut_head)
 
     def _drop_read_deadline(self) -> None:
         if self._read_deadline is not None:
@@ -176,7 +202,11 @@ class BoundedConnection(HttpToolsProtocol):
             self._read_deadline = None
 
     def _cut_head(self) -> None:
-        self.transport.close()
+        self._read_deadline = None
+        if self._is_answering:  # a stray byte behind a request must not cost its answer
+            self._expect_head()
+        else:
+            self.transport.close()
 
     def _cut_body(self) -> None:
         self._refuse(
@@ -187,8 +217,8 @@ class BoundedConnection(HttpToolsProtocol):
         """Answer in place of the app, which sees the client leave; the connection ends."""
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            body = orjson.dumps(error_body(self.url.decode("latin-1") if self.url else "/", error, None))
+        if not self._is_answering if self._in_head else not self.cycle.response_started:
+            body = orjson.dumps(error_body(self.url.decode("latin-1"), error, None))
             head = (
                 b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
             )

@@ -101,14 +101,18 @@ def _presented(exchange: Exchange) -> bytes | None:
 def _refuse_foreign_pages(exchange: Exchange) -> None:
     """Without keys, a page in a browser must not reach us: not by its own origin, not by a name rebound to loopback."""
     host = (exchange.header(b"host") or b"").decode("latin-1")
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.rpartition(":")[0] or host
-    if host and name.lower() not in LOOPBACK_NAMES:
+    if host and _host_name(host) not in LOOPBACK_NAMES:
         raise ApiError(403, f"no key is configured, and '{host}' is not a name of this machine", code="host_refused")
     origin = (exchange.header(b"origin") or b"").decode("latin-1")
-    if origin and origin.partition("://")[2].rpartition(":")[0].strip("[]") not in LOOPBACK_NAMES:
-        bare = origin.partition("://")[2]
-        if bare not in LOOPBACK_NAMES:
-            raise ApiError(403, f"no key is configured, and pages of '{origin}' may not ask", code="origin_refused")
+    if origin and _host_name(origin.partition("://")[2]) not in LOOPBACK_NAMES:
+        raise ApiError(403, f"no key is configured, and pages of '{origin}' may not ask", code="origin_refused")
+
+
+def _host_name(authority: str) -> str:
+    """`name`, `name:port`, `[address]` or `[address]:port` without port and brackets."""
+    if authority.startswith("["):
+        return authority[1:].partition("]")[0]
+    return authority.partition(":")[0].lower()
 
 
 def _both(one: Principal, other: Principal) -> frozenset[str]:

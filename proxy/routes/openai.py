@@ -21,7 +21,7 @@ Task = Literal["chat", "embedding", "rerank"]
 
 
 async def generate(
-    gateway: Gateway, exchange: Exchange, principal: Principal, *, assembler: Callable[[], Assembler]
+    gateway: Gateway, exchange: Exchange, principal: Principal, *, assembler: Callable[[dict[str, Any]], Assembler]
 ) -> None:
     """A request that generates: `stream` decides only how the client gets the answer.
 
@@ -33,14 +33,13 @@ async def generate(
     is_stream = request.get("stream") is True
     if not is_stream:
         request["stream"] = True
-        if assembler in (ChatAssembler, CompletionAssembler):
-            request["stream_options"] = {"include_usage": True}
+        request["stream_options"] = {"include_usage": True}
 
     async def answer(spawn: Spawn, response: EngineStream) -> None:
         if is_stream:
             await relay_stream(exchange, spawn, response)
         else:
-            await exchange.respond(200, await assemble(exchange, spawn, response, assembler()))
+            await exchange.respond(200, await assemble(exchange, spawn, response, assembler(request)))
 
     await take_turn(gateway.leases(engine), exchange, exchange.scope["path"], request, answer)
 
@@ -48,7 +47,13 @@ async def generate(
 async def compute(gateway: Gateway, exchange: Exchange, principal: Principal, *, task: Task) -> None:
     """A request that is answered in one piece by an engine made for it."""
     engine, request = await read_request(gateway, exchange, principal, task=task)
-    await pass_through(gateway.leases(engine), exchange, exchange.scope["path"], request)
+
+    async def answer(_: Spawn, response: EngineStream) -> None:
+        body = await response.read()
+        exchange.heard_upstream()
+        await exchange.respond(200, body)
+
+    await take_turn(gateway.leases(engine), exchange, exchange.scope["path"], request, answer)
 
 
 async def count(gateway: Gateway, exchange: Exchange, principal: Principal) -> None:
@@ -88,11 +93,19 @@ def refuse_many_choices(request: dict[str, Any]) -> None:
             raise ApiError(400, f"{key}: only 1 is supported", param=key, code="unsupported_value")
 
 
+def count_prompts(request: dict[str, Any]) -> int:
+    """How many prompts the engine sees: a list is one prompt as soon as it holds a token, else one for each entry."""
+    prompt = request.get("prompt")
+    if not isinstance(prompt, list) or any(isinstance(entry, int) for entry in prompt):
+        return 1
+    return len(prompt)
+
+
 ROUTES: dict[str, Handler] = {
-    "/v1/chat/completions": partial(generate, assembler=ChatAssembler),
-    "/v1/completions": partial(generate, assembler=CompletionAssembler),
-    "/v1/responses": partial(generate, assembler=ResponsesAssembler),
-    "/infill": partial(generate, assembler=NativeAssembler),
+    "/v1/chat/completions": partial(generate, assembler=lambda _: ChatAssembler()),
+    "/v1/completions": partial(generate, assembler=lambda request: CompletionAssembler(count_prompts(request))),
+    "/v1/responses": partial(generate, assembler=lambda _: ResponsesAssembler()),
+    "/infill": partial(generate, assembler=lambda _: NativeAssembler()),
     "/v1/embeddings": partial(compute, task="embedding"),
     "/v1/rerank": partial(compute, task="rerank"),
     "/tokenize": count,
