@@ -3,7 +3,7 @@
 set -eu
 
 root=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
-env_file="$root/runtime/config.env"
+env_file=${HUGIND_CONFIG_ENV:-"$root/runtime/config.env"}
 bin="$root/runtime/.venv/bin"
 
 usage() {

@@ -5,12 +5,13 @@
 #   --offline   no word about models from the internet
 #   --dev       with the tools that the tests need
 #   PYTHON=...  the interpreter to use (3.11 or later)
+#   HUGIND_CONFIG_ENV=...  another place for config.env
 set -eu
 
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 root=$(dirname -- "$here")
 venv="$here/.venv"
-env_file="$here/config.env"
+env_file=${HUGIND_CONFIG_ENV:-"$here/config.env"}
 extras=""
 offline=no
 
@@ -18,7 +19,7 @@ for argument in "$@"; do
     case "$argument" in
         --offline) offline=yes ;;
         --dev) extras="[dev]" ;;
-        -h|--help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h|--help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "install.sh: unknown option '$argument' (--offline, --dev)" >&2; exit 2 ;;
     esac
 done
@@ -85,7 +86,7 @@ LLAMA_MODEL=demo
 EOF
         mv "$env_file.part" "$env_file"
     )
-    say "made runtime/config.env with a new API key"
+    say "made $env_file with a new API key"
 }
 
 make_venv
