@@ -46,6 +46,7 @@ def _die_with_parent() -> None:
 def _fork_watcher() -> None:
     if os.fork() != 0:
         return
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # meant for the command, which may ignore it: watch on
     for stream in (1, 2):  # an open copy would keep the parent from seeing the end of our output
         os.close(stream)
     while os.read(0, 1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,15 +13,18 @@ from pathlib import Path
 from hugind.supervisor import tasks
 
 _LAUNCH = str(Path(__file__).with_name("launch.py"))
-_OUTPUT_CHUNK = 65536
+_LAST_OUTPUT_S = 1
+"""A process that left the group may hold the pipe open for ever."""
 
 
 class ChildProcess:
     """One running process in a session of its own. Lives from `spawn` to `close`; closed by whoever spawned it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, drain: asyncio.Task[None]) -> None:
-        self._process = process
-        self._drain = drain
+    def __init__(self, transport: asyncio.SubprocessTransport, events: _Events) -> None:
+        self._transport = transport
+        self._events = events
+        self._pid = transport.get_pid()
+        self._is_closed = False
 
     @classmethod
     async def spawn(
@@ -33,30 +37,37 @@ class ChildProcess:
         parent-death signal follows the thread that spawned.
         """
         how = ["--watch"] if watch else []
-        process = await asyncio.create_subprocess_exec(
+        transport, events = await asyncio.get_running_loop().subprocess_exec(
+            lambda: _Events(on_output),
             *(sys.executable, "-I", "-S", _LAUNCH, *how, str(os.getpid()), *argv),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             env=dict(env),
             start_new_session=True,
         )
-        return cls(process, tasks.start(_drain(process, on_output), f"output of {process.pid}"))
+        return cls(transport, events)
 
     @property
     def pid(self) -> int:
         """Also the id of its process group."""
-        return self._process.pid
+        return self._pid
 
     @property
     def returncode(self) -> int | None:
         """As `subprocess`: None while running, negative for a signal."""
-        return self._process.returncode
+        return self._transport.get_returncode()
 
     async def wait(self) -> int:
         """Wait for the end, and for the last of its output."""
-        code = await self._process.wait()
-        await asyncio.wait([self._drain], timeout=1)  # a grandchild may hold the pipe open
+        await self._events.exited.wait()
+        try:
+            async with asyncio.timeout(_LAST_OUTPUT_S):
+                await self._events.output_ended.wait()
+        except TimeoutError:
+            pass
+        code = self.returncode
+        assert code is not None
         return code
 
     def signal_group(self, number: signal.Signals) -> None:
@@ -67,15 +78,17 @@ class ChildProcess:
             pass
 
     async def close(self, grace_s: float) -> int:
-        """End it: SIGTERM, `grace_s` to comply, SIGKILL to the group, reap. Returns the exit code.
+        """End it: SIGTERM, `grace_s` to comply, SIGKILL to the group, reap. Returns the exit code. May be called twice.
 
         Cancelling does not leave the process: it is killed and reaped before the cancellation goes on.
         """
+        if self._is_closed:
+            return await self.wait()
         try:
             if self.returncode is None:
                 self.signal_group(signal.SIGTERM)
                 async with asyncio.timeout(grace_s):
-                    await self._process.wait()
+                    await self._events.exited.wait()
         except TimeoutError:
             pass
         finally:
@@ -84,16 +97,29 @@ class ChildProcess:
         return code
 
     async def _reap(self) -> int:
-        code = await self._process.wait()
-        await asyncio.wait([self._drain], timeout=1)
-        self._drain.cancel()
-        await asyncio.gather(self._drain, return_exceptions=True)
-        if self._process.stdin:
-            self._process.stdin.close()
+        code = await self.wait()
+        self._is_closed = True
+        self._transport.close()
         return code
 
 
-async def _drain(process: asyncio.subprocess.Process, on_output: Callable[[bytes], None]) -> None:
-    assert process.stdout is not None
-    while data := await process.stdout.read(_OUTPUT_CHUNK):
-        on_output(data)
+class _Events(asyncio.SubprocessProtocol):
+    """What the event loop tells of a process. `asyncio.subprocess` would do, were it not for its `wait`.
+
+    That one waits for the pipes too (Python 3.11 and 3.12): a process that another one outlives seemed to run on.
+    """
+
+    def __init__(self, on_output: Callable[[bytes], None]) -> None:
+        self.exited = asyncio.Event()
+        self.output_ended = asyncio.Event()
+        self._on_output = on_output
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self._on_output(data)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd == 1:
+            self.output_ended.set()
+
+    def process_exited(self) -> None:
+        self.exited.set()
