@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from hugind.supervisor.errors import ConfigError
 from hugind.supervisor.paths import Home
@@ -17,6 +17,18 @@ CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """`true` would count as 1: one layer on the GPU, one slot."""
+        if isinstance(value, bool) and bool not in _kinds(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError("must not be true or false")
+        return value
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    return (annotation, *get_args(annotation))
 
 
 class ModelSection(_Section):
@@ -122,12 +134,15 @@ class EngineSection(_Section):
     probe_interval_s: float = Field(5, gt=0, description="Seconds between two looks at a ready worker.")
     probe_timeout_s: float = Field(10, gt=0, description="Seconds that one look may take.")
     probe_failures: int = Field(3, ge=1, description="Failed looks in a row, without progress, that make a hang.")
+    compute_stall_s: float = Field(
+        600, gt=0, description="A worker that computes for so long without an answer is ended."
+    )
     drain_s: float = Field(10, ge=0, description="Seconds that running turns get to finish when stopping.")
     stop_s: float = Field(5, gt=0, description="Seconds between SIGTERM and SIGKILL.")
     max_deaths: int = Field(5, ge=1, description="Deaths within `death_window_s` after which a worker is given up.")
     death_window_s: float = Field(300, gt=0, description="See `max_deaths`.")
     backoff_s: float = Field(0.5, ge=0, description="Wait before the first restart; doubles with each death.")
-    backoff_max_s: float = Field(30, ge=0, description="Longest wait before a restart.")
+    backoff_max_s: float = Field(30, ge=0, description="Longest wait before a restart; up to half is added at random.")
 
     @field_validator("extra_args")
     @classmethod
@@ -140,9 +155,10 @@ class EngineSection(_Section):
 
 
 RESERVED_FLAGS = {
-    **dict.fromkeys(("-m", "--model"), "use model.model_path"),
+    **dict.fromkeys(("-m", "--model", "-mu", "--model-url", "-hf", "-hfr", "--hf-repo"), "use model.model_path"),
     **dict.fromkeys(("--host", "--port", "--reuse-port"), "use engine.listen and engine.port"),
     **dict.fromkeys(("--api-key", "--api-key-file"), "each spawn gets a key of its own"),
+    **dict.fromkeys(("--api-prefix", "--ssl-key-file", "--ssl-cert-file"), "the gateway would not find the worker"),
     **dict.fromkeys(("-a", "--alias"), "the config's name"),
     **dict.fromkeys(("-np", "--parallel"), "use server.max_slots"),
     **dict.fromkeys(("-c", "--ctx-size"), "use context.ctx_size"),
@@ -173,7 +189,8 @@ class Config(_Section):
 
     def path_of(self, value: str, home: Home) -> Path:
         """A path as this config means it: expanded, and relative to the home."""
-        return home.root / Path(os.path.expandvars(value)).expanduser()
+        expanded = os.path.expanduser(os.path.expandvars(value))  # noqa: PTH111 - leaves an unknown `~name` as it is
+        return home.root / expanded
 
 
 def load_config(path: Path) -> Config:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+MAX_DOUBLINGS = 64
+"""Beyond it a float could not hold the delay, whatever `max_deaths` allows."""
+
 
 @dataclass(frozen=True)
 class RestartPolicy:
@@ -40,6 +43,6 @@ def decide(deaths: Sequence[float], now: float, policy: RestartPolicy, jitter: f
     recent = [t for t in deaths if now - t <= policy.death_window_s]
     if len(recent) >= policy.max_deaths:
         return GiveUp(len(recent), policy.death_window_s)
-    doublings = max(len(recent) - 1, 0)
+    doublings = min(max(len(recent) - 1, 0), MAX_DOUBLINGS)
     delay = min(policy.backoff_s * 2**doublings, policy.backoff_max_s)
     return RestartIn(delay * (1 + jitter / 2))

@@ -1,14 +1,16 @@
 """What runs under a home: one folder for each gateway, `<home>/run/<gateway pid>/`, and the sweep of what died.
 
-A process is known by (pid, start time), so that a pid that the system gave to somebody else is never touched.
+A process is known by its pid and its start, so that a pid that the system gave to somebody else is never touched.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +24,9 @@ from hugind.supervisor.paths import DIRECTORY_MODE, Home, write_private
 
 START_TIME_TOLERANCE_S = 1.0
 MAX_SOCKET_FOLDER = 64
-"""`sun_path` holds 104 (macOS) or 108 bytes: folder, '/', an engine's name cut to 24, index, generation, '.sock'."""
+"""`sun_path` holds 104 (macOS) or 108 bytes: folder, '/', an engine's name cut to 24, index, number, '.sock'."""
+TEMPORARY_PREFIX = "hugind-"
+END_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True)
@@ -31,29 +35,44 @@ class ProcessId:
 
     pid: int
     started_at: float
-    """Seconds since the epoch, as psutil tells."""
+    """Seconds since the epoch, as the clock was when this was made."""
+    mark: str = ""
+    """The start in a form that does not move when the clock is set, where the system has one."""
 
     @classmethod
     def of(cls, pid: int) -> ProcessId | None:
         """The process that has `pid` now, or None."""
         try:
-            return cls(pid, psutil.Process(pid).create_time())
-        except psutil.Error:
+            process = psutil.Process(pid)
+            return cls(pid, process.create_time(), _start_mark(process))
+        except (psutil.Error, OSError):
             return None
 
     @classmethod
     def of_this(cls) -> ProcessId:
         """The process that asks."""
-        return cls(os.getpid(), psutil.Process().create_time())
+        process = psutil.Process()
+        return cls(process.pid, process.create_time(), _start_mark(process))
 
     def is_alive(self) -> bool:
         """Whether this very process still runs; a zombie does not."""
+        now = ProcessId.of(self.pid)
+        if now is None:
+            return False
+        if self.mark != now.mark or (not self.mark and abs(now.started_at - self.started_at) > START_TIME_TOLERANCE_S):
+            return False
         try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started_at) <= START_TIME_TOLERANCE_S
-            return same and process.status() != psutil.STATUS_ZOMBIE
+            return psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
+
+
+def _start_mark(process: psutil.Process) -> str:
+    """On Linux psutil adds the start since the boot and the time of the boot, which moves when the clock is set."""
+    if sys.platform != "linux":
+        return ""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{boot}+{process.create_time() - psutil.boot_time():.2f}"
 
 
 @dataclass(frozen=True)
@@ -69,6 +88,16 @@ class GatewayRecord:
     """The arguments of `hugind` that started it, for `server restart`."""
     log: str
 
+    @classmethod
+    def read(cls, path: Path) -> GatewayRecord | None:
+        """The record in `path`; None where there is none, or one that this version does not understand."""
+        try:
+            data = _read(path)
+            lists = {key: tuple(data[key]) for key in ("configs", "argv")}
+            return cls(**{**data, **lists, "process": ProcessId(**data["process"])})
+        except (KeyError, TypeError):
+            return None
+
     @property
     def url(self) -> str:
         """Where a client on this machine reaches it."""
@@ -82,6 +111,11 @@ class RunFolder:
     def __init__(self, path: Path, sockets: Path) -> None:
         self.path = path
         self.sockets = sockets
+        self._numbers = itertools.count(1)
+
+    def new_socket(self, name: str, index: int) -> Path:
+        """Where a worker may listen; never the same twice, however alike the names begin."""
+        return self.sockets / f"{name[:24]}-{index}.{next(self._numbers)}.sock"
 
     def publish(self, record: GatewayRecord) -> None:
         """Tell the commands on this machine that a gateway serves. Blocks on the disk."""
@@ -107,10 +141,12 @@ def own_run_folder(home: Home) -> Iterator[RunFolder]:
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(mode=DIRECTORY_MODE, parents=True)
     sockets = path
-    if len(os.fsencode(path)) > MAX_SOCKET_FOLDER:
-        sockets = Path(tempfile.mkdtemp(prefix="hugind-"))
-    write_private(path / "owner.json", json.dumps({**asdict(ProcessId.of_this()), "sockets": str(sockets)}))
     try:
+        if len(os.fsencode(path)) > MAX_SOCKET_FOLDER:
+            sockets = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX))
+        write_private(
+            path / "owner.json", json.dumps({"process": asdict(ProcessId.of_this()), "sockets": str(sockets)})
+        )
         yield RunFolder(path, sockets)
     finally:
         if sockets != path:
@@ -120,23 +156,8 @@ def own_run_folder(home: Home) -> Iterator[RunFolder]:
 
 def live_gateways(home: Home) -> list[GatewayRecord]:
     """Gateways of this home that run now and have published where. Blocks on the disk."""
-    found = []
-    for folder in sorted(home.run.glob("[0-9]*")):
-        data = _read(folder / "gateway.json")
-        if data is None:
-            continue
-        record = GatewayRecord(
-            process=ProcessId(**data["process"]),
-            host=data["host"],
-            port=data["port"],
-            configs=tuple(data["configs"]),
-            token=data["token"],
-            argv=tuple(data["argv"]),
-            log=data["log"],
-        )
-        if record.process.is_alive():
-            found.append(record)
-    return found
+    records = [GatewayRecord.read(folder / "gateway.json") for folder in sorted(home.run.glob("[0-9]*"))]
+    return [record for record in records if record and record.process.is_alive()]
 
 
 def sweep(home: Home) -> list[int]:
@@ -146,25 +167,50 @@ def sweep(home: Home) -> list[int]:
     """
     ended = []
     for folder in home.run.glob("[0-9]*"):
-        owner = _read(folder / "owner.json")
-        if owner is None or ProcessId(owner["pid"], owner["started_at"]).is_alive():
+        owner = _read_owner(folder)
+        if owner.process.is_alive():
             continue
         for file in folder.glob("worker-*.json"):
-            worker = _read(file)
-            if worker and ProcessId(**worker).is_alive():
-                _end_group(worker["pid"])
-                ended.append(worker["pid"])
-        sockets = Path(owner["sockets"])
-        if sockets != folder and sockets.name.startswith("hugind-"):
-            shutil.rmtree(sockets, ignore_errors=True)
+            worker = _read_process(_read(file))
+            if worker and worker.is_alive():
+                _end_group(worker.pid)
+                ended.append(worker.pid)
+        if owner.sockets != folder and owner.sockets.name.startswith(TEMPORARY_PREFIX):
+            shutil.rmtree(owner.sockets, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
     return ended
 
 
-def _end_group(pid: int) -> None:
+@dataclass(frozen=True)
+class _Owner:
+    process: ProcessId
+    sockets: Path
+
+
+def _read_owner(folder: Path) -> _Owner:
+    """Whose folder it is. One without a word is being made by the process that it is named after, or was left so."""
+    data = _read(folder / "owner.json")
+    process = _read_process(data.get("process")) if isinstance(data, dict) else None
+    if process is None:
+        pid = int(folder.name) if folder.name.isdecimal() else 0
+        return _Owner(ProcessId.of(pid) or ProcessId(pid, 0), folder)
+    return _Owner(process, Path(data.get("sockets", folder)))
+
+
+def _read_process(data: Any) -> ProcessId | None:
     try:
+        return ProcessId(**data)
+    except TypeError:
+        return None
+
+
+def _end_group(pid: int) -> None:
+    """Kill, and wait until it is gone: what it holds of the GPU's memory is needed."""
+    try:
+        process = psutil.Process(pid)
         os.killpg(pid, signal.SIGKILL)  # workers lead a group of their own
-    except (ProcessLookupError, PermissionError):
+        process.wait(END_TIMEOUT_S)
+    except (ProcessLookupError, PermissionError, psutil.Error):
         pass
 
 

@@ -19,12 +19,14 @@ def start(work: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
 
 async def cancel(task: asyncio.Task[Any]) -> None:
     """End a task and wait until it has cleaned up. What it raised on the way out is raised here."""
+    caller = asyncio.current_task()
+    asked_before = caller.cancelling() if caller else 0
     task.cancel()
     try:
         await task
     except asyncio.CancelledError:
-        if not task.cancelled():
-            raise  # it was us who were cancelled
+        if not task.cancelled() or (caller and caller.cancelling() > asked_before):
+            raise  # it was us who were cancelled, perhaps both
 
 
 async def finish(work: Coroutine[Any, Any, Result], name: str) -> Result:

@@ -17,32 +17,36 @@ import logging
 import random
 import secrets
 import signal
-import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
-
-import psutil
+from typing import Any, TypeVar
 
 from hugind.supervisor import tasks
 from hugind.supervisor.config import Config
 from hugind.supervisor.errors import EngineStartError, WorkerUnreachable
+from hugind.supervisor.hang import HangWatch, Look
 from hugind.supervisor.llama.binary import EngineBinary
 from hugind.supervisor.llama.client import WorkerClient
 from hugind.supervisor.llama.command import Endpoint, TcpEndpoint, UnixEndpoint, build_flags
 from hugind.supervisor.paths import DIRECTORY_MODE, Home
-from hugind.supervisor.process import ChildProcess
 from hugind.supervisor.restart import GiveUp, RestartPolicy, decide
 from hugind.supervisor.run_folder import RunFolder
 from hugind.supervisor.settings import worker_environment
-from hugind.supervisor.worker_log import WorkerLog, telling_lines
+from hugind.supervisor.spawn import Spawn as Spawn  # part of `Worker.spawn`: callers read both names here
+from hugind.supervisor.spawn import describe_endpoint, free_port
+from hugind.supervisor.worker_log import WorkerLog, describe_exit
 
 logger = logging.getLogger(__name__)
 
 READY_POLL_S = 0.05
 READY_TIMEOUT_S = 5
 """How long one question to a loading worker may take; it is asked again."""
+EXIT_NOTICE_S = 1
+"""How long after its connections end the exit of a process may be noticed."""
+
+Answer = TypeVar("Answer")
 
 
 class WorkerState(StrEnum):
@@ -72,44 +76,6 @@ class WorkerStatus:
     slots: int
     endpoint: str | None
     log: str
-
-
-class Spawn:
-    """One life of a worker: its process, its client, its socket. Made and closed by `Worker.run`."""
-
-    def __init__(
-        self, process: ChildProcess, client: WorkerClient, endpoint: Endpoint, nudge: Callable[[], None]
-    ) -> None:
-        self.process = process
-        self.client = client
-        self.endpoint = endpoint
-        self.bytes_relayed = 0
-        """Ever, by turns; a number that moves is a sign of life."""
-        self.has_exited = False
-        """The process is gone and its last words are in the log."""
-        self._watch = tasks.start(self._await_exit(nudge), f"exit of {process.pid}")
-
-    @property
-    def exit_code(self) -> int:
-        """As `subprocess`; only after `has_exited`."""
-        assert self.process.returncode is not None
-        return self.process.returncode
-
-    async def close(self, grace_s: float) -> int:
-        """Close the connections, then end the process: it ignores SIGTERM while a request is in flight."""
-        try:
-            self.client.close()
-        finally:
-            code = await self.process.close(grace_s)
-            await tasks.cancel(self._watch)
-            if isinstance(self.endpoint, UnixEndpoint):
-                self.endpoint.path.unlink(missing_ok=True)
-        return code
-
-    async def _await_exit(self, nudge: Callable[[], None]) -> None:
-        await self.process.wait()
-        self.has_exited = True
-        nudge()
 
 
 class Worker:
@@ -151,13 +117,6 @@ class Worker:
     def status(self) -> WorkerStatus:
         """A value for programs and people."""
         spawn = self.spawn
-        match spawn.endpoint if spawn else None:
-            case UnixEndpoint(path):
-                endpoint: str | None = str(path)
-            case TcpEndpoint(port):
-                endpoint = f"127.0.0.1:{port}"
-            case None:
-                endpoint = None
         return WorkerStatus(
             index=self.index,
             state=self.state.value,
@@ -167,7 +126,7 @@ class Worker:
             restarts=self.restarts,
             in_flight=self._in_flight,
             slots=self._config.server.max_slots,
-            endpoint=endpoint,
+            endpoint=describe_endpoint(spawn.endpoint) if spawn else None,
             log=str(self._log.path),
         )
 
@@ -197,14 +156,12 @@ class Worker:
         try:
             while not self._stop_asked:
                 self._restart_asked = False
-                await self._live_once()
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            # A bug in one worker's supervision must not take other users' engines down with it.
-            logger.exception("%s/%d: supervision broke", self.name, self.index)
-            self._move(WorkerState.FAILED, f"supervision broke: {type(error).__name__}: {error}")
-            await self._until(lambda: self._stop_asked, None)
+                try:
+                    await self._live_once()
+                except Exception as error:
+                    # A bug in one worker's supervision must not take other users' engines down with it.
+                    logger.exception("%s/%d: supervision broke", self.name, self.index)
+                    await self._fail(f"supervision broke: {type(error).__name__}: {error}")
         finally:
             self._move(WorkerState.STOPPED, self.reason)
             self._log.close()
@@ -213,14 +170,14 @@ class Worker:
         """One life, from starting to whatever state follows it."""
         self._move(WorkerState.STARTING, self.reason)
         try:
-            spawn = await self._start()
+            self.spawn = spawn = await self._start()
         except OSError as error:
             return await self._fail(f"the engine cannot be started: {error}")
-        self.spawn = spawn
+        ended = None
         try:
             ended = await self._serve(spawn)
         finally:
-            await self._end(spawn)
+            await self._end(spawn, ended)
         if self._stop_asked:
             return None
         match ended:
@@ -256,38 +213,45 @@ class Worker:
         argv = [*self._binary.argv, *flags]
         self._log.begin()
         self._log.note(f"start {self._generation}: {' '.join(argv)}")
-        process = await ChildProcess.spawn(
-            argv, env=worker_environment(self._config.engine.env, key), on_output=self._log.write
+        return await Spawn.start(
+            argv,
+            env=worker_environment(self._config.engine.env, key),
+            client=WorkerClient(endpoint, key),
+            endpoint=endpoint,
+            log=self._log,
+            folder=self._folder,
+            on_exit=self._nudge.set,
         )
-        self._folder.record_worker(process.pid)
-        return Spawn(process, WorkerClient(endpoint, key), endpoint, self._nudge.set)
 
     async def _ready(self, spawn: Spawn) -> EngineStartError | str | None:
         """Wait until it answers as the model that was started; bounded by stall, not by time."""
         stall_s = self._config.engine.load_stall_s
-        sign, sign_at = self._signs_of_life(spawn), time.monotonic()
-        while not await self._until(lambda: spawn.has_exited or self._is_asked(), READY_POLL_S):
-            if await spawn.client.is_healthy(READY_TIMEOUT_S):
-                return await self._identity_problem(spawn)
-            now_sign = self._signs_of_life(spawn)
-            if now_sign != sign:
-                sign, sign_at = now_sign, time.monotonic()
+        signs, sign_at = spawn.load_signs(), time.monotonic()
+        while not await self._until(lambda: self._is_over(spawn), READY_POLL_S):
+            if await self._ask(spawn, spawn.client.is_healthy(READY_TIMEOUT_S)):
+                problem = await self._identity_problem(spawn)
+                if not self._is_over(spawn):
+                    return problem
+            elif (now_signs := spawn.load_signs()) != signs:
+                signs, sign_at = now_signs, time.monotonic()
             elif time.monotonic() - sign_at > stall_s:
                 spawn.process.signal_group(signal.SIGKILL)
                 return f"loading stalled: no sign of life for {stall_s:g} s"
         if not spawn.has_exited:
             return None
-        if spawn.exit_code < 0:
-            return f"llama-server {_describe_exit(spawn.exit_code, self._log)} while loading"
-        return EngineStartError(f"llama-server {_describe_exit(spawn.exit_code, self._log)} instead of starting")
+        how = f"llama-server {describe_exit(spawn.exit_code, self._log.tail())}"
+        return f"{how} while loading" if spawn.exit_code < 0 else EngineStartError(f"{how} instead of starting")
 
     async def _identity_problem(self, spawn: Spawn) -> EngineStartError | None:
         """Health alone proves nothing: another server may sit on the port."""
         wanted = str(self._config.path_of(self._config.model.model_path, self._home))
         try:
-            props = await spawn.client.props(READY_TIMEOUT_S)
+            props = await self._ask(spawn, spawn.client.props(READY_TIMEOUT_S))
         except WorkerUnreachable as error:
+            await self._until(lambda: self._is_over(spawn), EXIT_NOTICE_S)  # it may have died between the questions
             return EngineStartError(f"something answers at the worker's address, but not as ours: {error}")
+        if props is None:
+            return None
         if props.model_path != wanted or props.model_alias != self.name:
             return EngineStartError(f"another server answers at the worker's address: it serves {props.model_path}")
         if props.total_slots != self._config.server.max_slots:
@@ -299,31 +263,28 @@ class Worker:
     async def _watch(self, spawn: Spawn) -> str | None:
         """Look after a ready worker. Returns its death in words, or None when asked to stop or restart."""
         engine = self._config.engine
-        failures, relayed = 0, -1
-        while not await self._until(lambda: spawn.has_exited or self._is_asked(), engine.probe_interval_s):
+        watch = HangWatch(_see(spawn, has_answered=True), engine.probe_failures, engine.compute_stall_s)
+        while not await self._until(lambda: self._is_over(spawn), engine.probe_interval_s):
+            has_answered = True
             try:
-                await spawn.client.slots(engine.probe_timeout_s)
-                failures = 0
+                await self._ask(spawn, spawn.client.slots(engine.probe_timeout_s))
             except WorkerUnreachable as error:
-                failures = failures + 1 if spawn.bytes_relayed == relayed else 1
-                logger.warning("%s/%d: look %d failed: %s", self.name, self.index, failures, error.message)
-            relayed = spawn.bytes_relayed
-            if failures >= engine.probe_failures and not spawn.has_exited:
+                has_answered = False
+                logger.warning("%s/%d gave no answer to a look: %s", self.name, self.index, error.message)
+            hang = watch.judge(_see(spawn, has_answered=has_answered))
+            if hang and not spawn.has_exited:
                 spawn.process.signal_group(signal.SIGKILL)  # it would not hear a polite word
-                return f"llama-server hung: no answer to {failures} looks in a row and no progress"
+                return f"llama-server hung: {hang}"
         if not spawn.has_exited:
             return None
-        return f"llama-server {_describe_exit(spawn.exit_code, self._log)}"
+        return f"llama-server {describe_exit(spawn.exit_code, self._log.tail())}"
 
-    async def _end(self, spawn: Spawn) -> None:
+    async def _end(self, spawn: Spawn, ended: EngineStartError | str | None) -> None:
         self.spawn = None
         if self.state is WorkerState.READY:
             # It is being cleared away: nobody may be sent here meanwhile.
-            self._move(WorkerState.BACKOFF, self.reason)
-        try:
-            code = await spawn.close(self._config.engine.stop_s)
-        finally:
-            self._folder.forget_worker(spawn.process.pid)
+            self._move(WorkerState.BACKOFF, ended if isinstance(ended, str) else self.reason)
+        code = await spawn.close(self._config.engine.stop_s)
         self._log.note(f"ended with {code}")
 
     async def _fail(self, reason: str) -> None:
@@ -353,6 +314,20 @@ class Worker:
     def _is_asked(self) -> bool:
         return self._stop_asked or self._restart_asked
 
+    def _is_over(self, spawn: Spawn) -> bool:
+        return spawn.has_exited or self._is_asked()
+
+    async def _ask(self, spawn: Spawn, question: Coroutine[Any, Any, Answer]) -> Answer | None:
+        """The answer; or None as soon as it does not matter any more, so that a worker that hangs holds nobody up."""
+        answer = tasks.start(question, f"question to {spawn.process.pid}")
+        answer.add_done_callback(lambda _: self._nudge.set())
+        try:
+            await self._until(lambda: answer.done() or self._is_over(spawn), None)
+            return answer.result() if answer.done() else None
+        finally:
+            if not answer.done():
+                await tasks.cancel(answer)
+
     async def _until(self, holds: Callable[[], bool], timeout_s: float | None) -> bool:
         """Wait until `holds()`, looking again at each nudge; False when the time is over first."""
         try:
@@ -373,34 +348,10 @@ class Worker:
 
     def _endpoint(self) -> Endpoint:
         engine = self._config.engine
-        if engine.listen == "unix" and hasattr(socket, "AF_UNIX"):
-            return UnixEndpoint(self._folder.sockets / f"{self.name[:24]}-{self.index}.{self._generation}.sock")
-        return TcpEndpoint(engine.port + self.index if engine.port else _free_port())
-
-    def _signs_of_life(self, spawn: Spawn) -> tuple[int, ...]:
-        """Numbers that move while a model loads: its output, its memory, what it read."""
-        try:
-            process = psutil.Process(spawn.process.pid)
-            read = process.io_counters().read_bytes if hasattr(process, "io_counters") else 0
-            return (self._log.bytes_written, process.memory_info().rss, read)
-        except psutil.Error:
-            return (self._log.bytes_written,)
+        if engine.listen == "unix":
+            return UnixEndpoint(self._folder.new_socket(self.name, self.index))
+        return TcpEndpoint(engine.port + self.index if engine.port else free_port())
 
 
-def _describe_exit(code: int, log: WorkerLog) -> str:
-    """How it ended, and its own words: those about an error, else for a plain exit the last."""
-    tail = log.tail()
-    words = telling_lines(tail) or (tail[-1:] if code >= 0 else [])
-    said = f" ({'; '.join(words)})" if words else ""
-    if code >= 0:
-        return f"ended with exit code {code}{said}"
-    try:
-        return f"died by {signal.Signals(-code).name}{said}"
-    except ValueError:
-        return f"died by signal {-code}{said}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _see(spawn: Spawn, *, has_answered: bool) -> Look:
+    return Look(time.monotonic(), has_answered, spawn.bytes_relayed, spawn.cpu_s())

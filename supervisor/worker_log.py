@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import signal
 from collections import deque
 from pathlib import Path
 
 from hugind.supervisor.paths import FILE_MODE
 
+logger = logging.getLogger(__name__)
+
 MAX_BYTES = 10 * 1024 * 1024
 BACKUPS = 3
 TAIL_LINES = 40
+MAX_PARTIAL = 4096
+"""Kept of a line without an end."""
 
 _STAMP = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} ([A-Z]) ")
 _TELLING = re.compile(
@@ -38,23 +44,20 @@ class WorkerLog:
         self._partial = b""
         self._descriptor: int | None = None
         self._size = 0
+        self._is_broken = False
 
     def write(self, data: bytes) -> None:
-        """Append `data`, rotating first if the file is full. Blocks on the page cache only."""
+        """Append `data`, rotating first if the file is full. Blocks on the page cache only. A full disk loses lines."""
         self.bytes_written += len(data)
         lines = (self._partial + data).split(b"\n")
-        self._partial = lines.pop()[-4096:]
+        self._partial = lines.pop()[-MAX_PARTIAL:]
         self._tail.extend(line.decode("utf-8", "replace").rstrip() for line in lines if line.strip())
-        if self._descriptor is None or self._size + len(data) > self._max_bytes:
-            self._rotate()
-        assert self._descriptor is not None
-        self._size += os.write(self._descriptor, data)
+        self._append(data)
 
     def note(self, text: str) -> None:
         """A line of the supervisor's own, marked as such; not part of `tail`."""
-        kept = list(self._tail)
-        self.write(f"[hugind] {text}\n".encode())
-        self._tail = deque(kept, maxlen=TAIL_LINES)
+        start = "\n" if self._partial else ""
+        self._append(f"{start}[hugind] {text}\n".encode())
 
     def begin(self) -> None:
         """Forget the lines of the process before."""
@@ -71,6 +74,20 @@ class WorkerLog:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    def _append(self, data: bytes) -> None:
+        try:
+            if self._descriptor is None or self._size + len(data) > self._max_bytes:
+                self._rotate()
+            assert self._descriptor is not None
+            self._size += os.write(self._descriptor, data)
+        except OSError as error:
+            # Who stops reading a worker's output because the disk is full stops the worker.
+            if not self._is_broken:
+                logger.warning("%s cannot be written: %s", self.path, error)
+            self._is_broken = True
+        else:
+            self._is_broken = False
 
     def _rotate(self) -> None:
         if self._descriptor is not None:
@@ -102,3 +119,15 @@ def telling_lines(tail: list[str], count: int = 3) -> list[str]:
         if is_error and not _CONSEQUENCE.search(text) and text not in causes:
             causes.append(text)
     return causes[:count]
+
+
+def describe_exit(code: int, tail: list[str]) -> str:
+    """How a process ended, and its own words: those about an error, else for a plain exit the last."""
+    words = telling_lines(tail) or (tail[-1:] if code >= 0 else [])
+    said = f" ({'; '.join(words)})" if words else ""
+    if code >= 0:
+        return f"ended with exit code {code}{said}"
+    try:
+        return f"died by {signal.Signals(-code).name}{said}"
+    except ValueError:
+        return f"died by signal {-code}{said}"

@@ -75,12 +75,15 @@ class WorkerClient:
         status, data = await self._get("/props", timeout_s)
         if status != 200 or not isinstance(data, dict):
             raise WorkerUnreachable(f"/props answered {status}")
-        return Props(
-            model_path=str(data.get("model_path", "")),
-            model_alias=str(data.get("model_alias", "")),
-            total_slots=int(data.get("total_slots", 0)),
-            build=str(data.get("build_info", "")),
-        )
+        try:
+            return Props(
+                model_path=str(data.get("model_path", "")),
+                model_alias=str(data.get("model_alias", "")),
+                total_slots=int(data.get("total_slots", 0)),
+                build=str(data.get("build_info", "")),
+            )
+        except (TypeError, ValueError) as error:
+            raise WorkerUnreachable(f"/props is not llama-server's: {error}") from error
 
     async def slots(self, timeout_s: float) -> list[SlotState]:
         """The slots as the engine sees them. Answered by the loop that computes, so silence means trouble.
@@ -91,7 +94,10 @@ class WorkerClient:
         status, data = await self._get("/slots", timeout_s)
         if status != 200 or not isinstance(data, list):
             raise WorkerUnreachable(f"/slots answered {status}")
-        return [SlotState(int(slot["id"]), bool(slot["is_processing"])) for slot in data]
+        try:
+            return [SlotState(int(slot["id"]), bool(slot["is_processing"])) for slot in data]
+        except (KeyError, TypeError, ValueError) as error:
+            raise WorkerUnreachable(f"/slots is not llama-server's: {error!r}") from error
 
     def close(self) -> None:
         """Drop every connection, those of running turns included, and open no other. Safe to call twice."""
