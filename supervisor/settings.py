@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from hugind.supervisor.errors import ConfigError
 from hugind.supervisor.paths import Home, write_private
-from hugind.supervisor.yamlfile import load_model
+from hugind.supervisor.yamlfile import load_model, parse_model
 
 
 class Settings(BaseModel):
@@ -87,7 +87,8 @@ def save_settings(home: Home, changes: Mapping[str, str | int | None]) -> Settin
     """
     merged = {**load_settings(home).model_dump(exclude_none=True), **changes}
     plain = {k: v.get_secret_value() if isinstance(v, SecretStr) else v for k, v in merged.items() if v is not None}
-    settings = Settings.model_validate(plain)
+    text = yaml.safe_dump(plain, sort_keys=True)
+    settings = parse_model(text, Settings, home.settings)
     home.create()
-    write_private(home.settings, yaml.safe_dump(plain, sort_keys=True))
+    write_private(home.settings, text)
     return settings

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from hugind.supervisor.errors import ConfigError
@@ -43,6 +43,8 @@ def parse_model(text: str, model: type[Model], path: Path) -> Model:
         raise ConfigError(f"not valid YAML: {error.problem}", path=path, line=line) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"not valid YAML: {error}", path=path) from error
+    except RecursionError:
+        raise ConfigError("nested too deeply, or inside itself", path=path) from None
     if not isinstance(data, dict):
         raise ConfigError("must be a mapping of sections", path=path, line=1)
     try:
@@ -55,14 +57,14 @@ def _build(node: yaml.Node, where: KeyPath, lines: dict[KeyPath, int], path: Pat
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, (*where, i), _note(lines, (*where, i), item), path) for i, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
-        return _scalar(node)
+        return _scalar(node, path)
     result: dict[Hashable, Any] = {}
     for key_node, value_node in node.value:
-        key = _scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
+        key = _scalar(key_node, path) if isinstance(key_node, yaml.ScalarNode) else None
         if not isinstance(key, str):
-            raise ConfigError("keys must be plain words", path=path, line=key_node.start_mark.line + 1)
+            raise ConfigError("keys must be plain words", path=path, line=_line(key_node))
         below = (*where, key)
-        line = key_node.start_mark.line + 1
+        line = _line(key_node)
         if key in result:
             raise ConfigError(f"is given twice, first in line {lines[below]}", path=path, line=line, key=_dotted(below))
         lines[below] = line
@@ -70,55 +72,83 @@ def _build(node: yaml.Node, where: KeyPath, lines: dict[KeyPath, int], path: Pat
     return result
 
 
-def _scalar(node: yaml.Node) -> Any:
+def _scalar(node: yaml.Node, path: Path) -> Any:
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node, deep=True)
+    except ValueError as error:  # a date that is none, a number of too many digits
+        raise ConfigError(f"cannot be read: {error}; put it in quotes", path=path, line=_line(node)) from None
     finally:
         loader.dispose()
 
 
 def _note(lines: dict[KeyPath, int], where: KeyPath, node: yaml.Node) -> dict[KeyPath, int]:
-    lines[where] = node.start_mark.line + 1
+    lines[where] = _line(node)
     return lines
 
 
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
 def _explain(errors: list[ErrorDetails], model: type[BaseModel], lines: dict[KeyPath, int], path: Path) -> ConfigError:
-    """The first error in the order of the file, and how many more there are."""
-    errors.sort(key=lambda error: _line_of(tuple(error["loc"]), lines) or 0)
-    first = errors[0]
-    where = tuple(first["loc"])
+    """The first wrong key in the order of the file, and how many more there are."""
+    by_key: dict[KeyPath, list[ErrorDetails]] = {}
+    for error in errors:
+        by_key.setdefault(_key_of(error, model, lines), []).append(error)
+    # A key that is missed may stand there misspelt: that is told first.
+    where, first = min(by_key.items(), key=lambda item: (item[1][0]["type"] == "missing", _line_of(item[0], lines)))
     problem, hint = _problem(first, where, model)
-    if len(errors) > 1:
-        problem += f" (and {len(errors) - 1} more)"
+    if len(by_key) > 1:
+        problem += f" (and {len(by_key) - 1} more)"
     return ConfigError(problem, path=path, line=_line_of(where, lines), key=_dotted(where) or None, hint=hint)
 
 
-def _problem(error: ErrorDetails, where: KeyPath, model: type[BaseModel]) -> tuple[str, str | None]:
+def _key_of(error: ErrorDetails, model: type[BaseModel], lines: dict[KeyPath, int]) -> KeyPath:
+    """Where in the file. Below a value pydantic goes on: with the kind that it tried of those that would fit."""
+    where = tuple(error["loc"])
+    while where and where not in lines and where[-1] not in _valid_keys(model, where[:-1]):
+        where = where[:-1]
+    return where
+
+
+def _problem(errors: list[ErrorDetails], where: KeyPath, model: type[BaseModel]) -> tuple[str, str | None]:
+    """What is wrong with one key. Of a key that takes several kinds of value, each refusal is told."""
+    error = errors[0]
     if error["type"] == "extra_forbidden":
         valid = _valid_keys(model, where[:-1])
         near = difflib.get_close_matches(str(where[-1]), valid, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else f"valid keys here: {', '.join(sorted(valid))}"
         return "unknown key", hint
-    message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "missing":
         return "is required", None
     if error["type"] in ("model_type", "model_attributes_type"):
         return "must hold keys, one to a line below it", None
+    messages = [error["msg"].removeprefix("Value error, ") for error in errors]
+    message = " or ".join(message[0].lower() + message[1:] for message in messages)
     given = error.get("input")
-    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
-    return message[0].lower() + message[1:] + shown, None
+    if isinstance(given, str | int | float | bool) and not _is_secret(model, where):
+        message += f", not {given!r}"
+    return message, None
+
+
+def _is_secret(model: type[BaseModel], where: KeyPath) -> bool:
+    section = _model_at(model, where[:-1])
+    field = section.model_fields.get(str(where[-1])) if section and where else None
+    return field is not None and SecretStr in (field.annotation, *get_args(field.annotation))
 
 
 def _valid_keys(model: type[BaseModel], where: KeyPath) -> list[str]:
-    current: type[BaseModel] = model
+    section = _model_at(model, where)
+    return list(section.model_fields) if section else []
+
+
+def _model_at(model: type[BaseModel], where: KeyPath) -> type[BaseModel] | None:
+    current: type[BaseModel] | None = model
     for part in where:
-        field = current.model_fields.get(str(part))
-        inner = _inner_model(field.annotation) if field else None
-        if inner is None:
-            return []
-        current = inner
-    return list(current.model_fields)
+        field = current.model_fields.get(str(part)) if current else None
+        current = _inner_model(field.annotation) if field else None
+    return current
 
 
 def _inner_model(annotation: Any) -> type[BaseModel] | None:
@@ -128,7 +158,7 @@ def _inner_model(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _line_of(where: KeyPath, lines: dict[KeyPath, int]) -> int | None:
+def _line_of(where: KeyPath, lines: dict[KeyPath, int]) -> int:
     """The line of the key, or of the nearest section around it."""
     while where:
         if where in lines:
