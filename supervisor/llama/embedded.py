@@ -7,10 +7,11 @@ this process. What differs:
 
 * Without a model it exits 1: the wheel has neither router mode nor downloads (`-hf`, `--model-url`).
 * A start that fails ends with one line of our own after the engine's, `error: ...`, naming the file or the address.
-* SIGTERM or SIGINT during the load ends the process by that signal: the wheel holds the GIL while it loads.
-* SIGTERM or SIGINT afterwards: exit 0 within milliseconds when idle. While a request is in flight the engine waits for
-  it, as the native one does; here a second signal (or SIGALRM after `HUGIND_EMBEDDED_STOP_S`, 10 unless set) ends the
-  process by that signal. The native one exits 1 at the second signal and waits for ever without it.
+* SIGTERM or SIGINT during the load ends the process by that signal: the wheel holds the GIL while it loads. From our
+  own line `embedded: ready on ...`, an instant after the engine's `listening on ...`, they stop it in order:
+  exit 0 within milliseconds when idle. While a request is in flight the engine waits for it, as the native one does;
+  here a second signal (or SIGALRM after `HUGIND_EMBEDDED_STOP_S`, 10 unless set) ends the process by that signal. The
+  native one exits 1 at the second signal and waits for ever without it.
 
 A UNIX socket's file is left behind at the end and must not be there at the start, as with the native one.
 `HUGIND_EMBEDDED_PARSER=table` reads the flags without llama.cpp's own parser, as where the wheel does not export it.
@@ -23,6 +24,7 @@ import re
 import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,6 +34,8 @@ from hugind.supervisor.llama import embedded_flags, embedded_library
 
 _DEFAULT_PORT = 8080
 _DEFAULT_STOP_S = 10.0
+_LOOP_START_S = 0.1
+"""Ample: it takes about a millisecond. If it was not enough, the stop takes as long as it may."""
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CPP_ERRORS = (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
 """What a C++ exception can arrive as."""
@@ -51,18 +55,16 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     params = xllamacpp.CommonParams()
     params.port = _DEFAULT_PORT
     words = embedded_flags.modernise(argv)
+    stop_s = float(environ.get("HUGIND_EMBEDDED_STOP_S", _DEFAULT_STOP_S))
     try:
         if not has_own_parser:
             embedded_flags.parse(params, words, environ)
         elif not embedded_library.parse(params, words):
             return 1  # llama.cpp's parser has said why
-        server = _start(params)
+        by = "llama.cpp's own parser" if has_own_parser else "the table"
+        _serve(params, note=f"llama.cpp b{build}, flags read by {by}", stop_s=stop_s)
     except (embedded_flags.FlagError, _StartError) as refusal:
         return _say(str(refusal), code=1)
-    _wait_for_stop()
-    _bound_the_stop(environ)
-    del server  # ends the loop, the HTTP server and the model, and joins the threads, holding the GIL all the while
-    signal.setitimer(signal.ITIMER_REAL, 0)
     return 0
 
 
@@ -96,6 +98,18 @@ def _version(build: int) -> str:
     )
 
 
+def _serve(params: xllamacpp.CommonParams, *, note: str, stop_s: float) -> None:
+    """From the start to the end of the engine; raises `_StartError`."""
+    server = _start(params)
+    reader = _record_stop_signals()
+    _wait_for_loop(server, params)
+    _say(f"embedded: ready on {server.listening_address} ({note})", code=0)
+    os.read(reader, 1)
+    _bound_the_stop(stop_s)
+    del server  # ends the loop, the HTTP server and the model, and joins the threads, holding the GIL all the while
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def _start(params: xllamacpp.CommonParams) -> xllamacpp.Server:
     """Blocks, with the GIL, until the model is loaded.
 
@@ -109,7 +123,7 @@ def _start(params: xllamacpp.CommonParams) -> xllamacpp.Server:
         return xllamacpp.Server(params)
     except _CPP_ERRORS as error:
         raise _StartError(
-            doubt or f"error: could not start with model '{params.model.path}': see the lines above ({error})"
+            doubt or f"error: could not start with model '{params.model.path}': the engine's lines above say why"
         ) from error
 
 
@@ -158,22 +172,29 @@ def _doubt_about_model(path: str) -> str | None:
     return None if magic == b"GGUF" else f"error: model '{path}' is not a GGUF file"
 
 
-def _wait_for_stop() -> None:
-    """Blocks until SIGTERM or SIGINT. Python writes the signal to the pipe whichever thread the kernel gave it to."""
+def _record_stop_signals() -> int:
+    """From here on a signal to stop is only recorded: as a byte to read, whichever thread the kernel gives it to."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer)
     for each in _STOP_SIGNALS:
         signal.signal(each, lambda _number, _frame: None)
-    os.read(reader, 1)
-    signal.set_wakeup_fd(-1)
+    return reader
 
 
-def _bound_the_stop(environ: Mapping[str, str]) -> None:
+def _wait_for_loop(server: xllamacpp.Server, params: xllamacpp.CommonParams) -> None:
+    """The engine begins its main loop in a thread of its own, and forgets a request to end that comes before that."""
+    if params.endpoint_metrics:
+        server.handle_metrics()  # answered from the loop
+    else:
+        time.sleep(_LOOP_START_S)
+
+
+def _bound_the_stop(stop_s: float) -> None:
     """From here no Python code can run until the engine has ended: leave further signals to the kernel."""
     for each in (*_STOP_SIGNALS, signal.SIGALRM):
         signal.signal(each, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, float(environ.get("HUGIND_EMBEDDED_STOP_S", _DEFAULT_STOP_S)))
+    signal.setitimer(signal.ITIMER_REAL, stop_s)
 
 
 if __name__ == "__main__":

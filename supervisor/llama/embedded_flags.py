@@ -157,16 +157,18 @@ def _put(params: x.CommonParams, paths: str, value: Any) -> None:
 
 
 def _fill_threads(params: x.CommonParams) -> None:
-    """Threads that nobody chose: as many as there are cores; then the batch's and the draft's follow."""
-    if params.cpuparams.n_threads <= 0:
-        params.cpuparams.n_threads = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    if params.cpuparams_batch.n_threads <= 0:
-        params.cpuparams_batch.n_threads = params.cpuparams.n_threads
+    """Threads that nobody chose: as many as there are cores; then batches, and then the draft, do as the model does."""
     draft = params.speculative.draft
-    if draft.cpuparams.n_threads <= 0:
-        draft.cpuparams.n_threads = params.cpuparams.n_threads
-    if draft.cpuparams_batch.n_threads <= 0:
-        draft.cpuparams_batch.n_threads = draft.cpuparams.n_threads
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    _default_threads(params.cpuparams, cores)
+    _default_threads(params.cpuparams_batch, params.cpuparams.n_threads)
+    _default_threads(draft.cpuparams, params.cpuparams.n_threads)
+    _default_threads(draft.cpuparams_batch, params.cpuparams_batch.n_threads)
+
+
+def _default_threads(chosen: x.CpuParams, n_threads: int) -> None:
+    if chosen.n_threads <= 0:
+        chosen.n_threads = n_threads
 
 
 def _all_names(flag: Flag) -> list[str]:
