@@ -26,12 +26,16 @@ def show_logs(home: Home, config: str | None, *, lines: int, follow: bool) -> No
         what = f"'{config}' has" if config else "the gateway has"
         raise HugindError(f"{what} written no log yet", hint=f"logs are kept in {home.logs}")
     tails = [_Tail(path, prefix=f"{path.stem}: " if len(paths) > 1 else "") for path in paths]
-    for tail in tails:
-        tail.print_last(lines)
-    while follow:
+    try:
         for tail in tails:
-            tail.print_new()
-        time.sleep(POLL_S)
+            tail.print_last(lines)
+        while follow:
+            for tail in tails:
+                tail.print_new()
+            time.sleep(POLL_S)
+    finally:
+        for tail in tails:
+            tail.close()
 
 
 class _Tail:
@@ -52,6 +56,9 @@ class _Tail:
         if self._path.exists() and self._path.stat().st_ino != self._inode():
             self._file.close()
             self._file = self._path.open(encoding="utf-8", errors="replace")
+
+    def close(self) -> None:
+        self._file.close()
 
     def _inode(self) -> int:
         return os.fstat(self._file.fileno()).st_ino

@@ -1,0 +1,39 @@
+"""Printing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hugind.cli import output
+
+
+def test_data_goes_to_stdout_and_talk_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    """Programs can read stdout and never see talk."""
+    output.print_json({"a": 1})
+    output.say("working")
+    output.fail("it broke", "mend it")
+    printed = capsys.readouterr()
+
+    assert json.loads(printed.out) == {"a": 1}
+    assert printed.err == "working\nerror: it broke\nhint:  mend it\n"
+
+
+def test_table_is_not_cut_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A long cell stays whole where nobody sees columns; None reads as a dash; markup is text."""
+    long = "x" * 150
+    output.print_table("things", ("name", "note"), [(long, None), ("[bold]y", "[/]")])
+    printed = capsys.readouterr().out
+
+    assert long in printed
+    assert "[bold]y" in printed
+    assert " - " in printed
+
+
+def test_progress_is_one_line_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """No spinner in a log file."""
+    with output.progress("loading demo"):
+        pass
+
+    assert capsys.readouterr().err == "loading demo\n"
