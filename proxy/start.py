@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,8 @@ def start_gateway(options: StartOptions, environment: Environment) -> None:
         ConfigError: a config or the settings cannot be used.
         HugindError: the address cannot be listened on, or would be open to the network without a key.
     """
+    if sys.platform == "win32":
+        raise HugindError("Windows is not supported", hint="use Linux, macOS or WSL 2")
     home = environment.home
     home.create()
     settings = load_settings(home)
