@@ -107,7 +107,8 @@ def _control_app(gateway: Gateway) -> FastAPI:
 
 
 def _rendered(request: Request, error: ApiError) -> JSONResponse:
-    return JSONResponse(error_body(request.scope["path"], error, request.scope["request_id"]), error.status)
+    body = error_body(request.scope["path"], error, request.scope["request_id"])
+    return JSONResponse(body, error.status, error.headers)
 
 
 def _check_headers(exchange: Exchange) -> None:

@@ -1,0 +1,133 @@
+"""One turn: pinned to a slot of ours, tried again only where nothing was sent, settled on every path."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hugind.supervisor.llama.command import UnixEndpoint
+from tests.eventually import eventually
+from tests.proxy.serving import Served, chat, connect, endless, http_request, serving, standin_config
+
+TWO_WORKERS = {"server": {"max_slots": 1, "concurrency": 2}}
+
+
+@pytest.mark.parametrize("wanted", [1, 7, "1", None, [1]])
+async def test_the_client_does_not_choose_the_slot(tmp_path: Path, wanted: object) -> None:
+    """`id_slot` is ours, whatever the client sends."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served, connect(served.port) as client:
+        await client.send(http_request({**endless(), "id_slot": wanted}))
+        await eventually(lambda: served.leases().free == 1)
+
+        await eventually(lambda: served.worker().status().in_flight == 1)
+        while not (busy := await served.busy_slots()):
+            pass
+        assert [0] == busy
+
+
+async def test_a_turn_goes_to_another_worker_when_the_first_cannot_be_reached(tmp_path: Path) -> None:
+    """Nothing was sent, so nobody notices."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path, **TWO_WORKERS)}) as served:
+        _disconnect(served, index=0)
+        answers = [await served.client.post("/v1/chat/completions", json=chat()) for _ in "ab"]
+
+        assert [200, 200] == [answer.status_code for answer in answers]
+
+
+async def test_a_worker_that_cannot_be_reached_is_an_error_in_the_end(tmp_path: Path) -> None:
+    """One more try, then 503 with a time to come back."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:
+        _disconnect(served, index=0)
+        for path, body in (("/v1/chat/completions", chat()), ("/tokenize", {"content": "a"})):
+            answer = await served.client.post(path, json=body)
+
+            assert (503, "worker_unreachable") == (answer.status_code, answer.json()["error"]["code"])
+            assert "retry-after" in answer.headers
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v1/chat/completions", chat()), ("/tokenize", {"content": "a"})])
+async def test_a_worker_that_was_just_killed_costs_no_request(tmp_path: Path, path: str, body: dict[str, Any]) -> None:
+    """A request that finds a worker dead waits for its next life."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:
+        for _ in range(3):
+            await eventually(lambda: served.leases().free == 2)
+            _kill_unnoticed(served.spawn().process.pid)
+            answer = await served.client.post(path, json=body)
+
+            assert 200 == answer.status_code
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_death_after_sending_is_not_tried_again(tmp_path: Path, is_stream: bool) -> None:
+    """The worker may have begun to answer: the client hears of it, and only one worker has died."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path, **TWO_WORKERS)}) as served:
+        body = chat(stream=is_stream, standin={"die_after_tokens": 0})
+        answer = await served.client.post("/v1/chat/completions", json=body)
+        await served.until_free(2)
+
+        assert (502, "engine_died") == (answer.status_code, answer.json()["error"]["code"])
+        assert 1 == sum(worker.restarts for worker in served.engine().workers)
+
+
+async def test_a_death_in_mid_stream_ends_in_an_error_event(tmp_path: Path) -> None:
+    """The stream is well-formed to its end: events, then an error, and no `[DONE]`."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:
+        answer = await served.client.post(
+            "/v1/chat/completions", json=chat(stream=True, max_tokens=9, standin={"token_ms": 1, "die_after_tokens": 3})
+        )
+        events = answer.text.strip().split("\n\n")
+
+        assert 200 == answer.status_code
+        assert '"code":"engine_died"' in events[-1]
+        assert all(event.startswith("data: {") for event in events)
+        assert len(events) > 3
+
+
+async def test_what_the_engine_refuses_frees_the_slot_at_once(tmp_path: Path) -> None:
+    """A refusal is an answer: nothing has to be settled."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:
+        answer = await served.client.post("/v1/chat/completions", json={"model": "chat"})
+
+        assert 400 == answer.status_code
+        assert "messages" in answer.json()["error"]["message"]
+        assert 2 == served.leases().free
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/tokenize"])
+async def test_nesting_that_can_be_read_but_not_written_is_refused(tmp_path: Path, path: str) -> None:
+    """orjson reads 1024 levels and writes 254."""
+    deep: Any = 1
+    for _ in range(400):
+        deep = [deep]
+    async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:
+        answer = await served.client.post(path, json={**chat(), "x": deep})
+        await served.until_free(2)
+
+        assert 400 == answer.status_code
+        assert "nested too deeply" in answer.json()["error"]["message"]
+
+
+async def test_many_small_requests_at_once(tmp_path: Path) -> None:
+    """Requests that need no slot are not lost in a burst, though llama-server's backlog is short."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:
+        asked = [served.client.post("/tokenize", json={"content": "a"}) for _ in range(64)]
+
+        assert {200} == {answer.status_code for answer in await asyncio.gather(*asked)}
+
+
+def _disconnect(served: Served, index: int) -> None:
+    """Make a worker unreachable without its supervision noticing."""
+    endpoint = served.spawn(index=index).endpoint
+    assert isinstance(endpoint, UnixEndpoint)
+    endpoint.path.unlink()
+
+
+def _kill_unnoticed(pid: int) -> None:
+    """The process is dead, and its supervision has had no chance to see it."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
