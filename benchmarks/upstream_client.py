@@ -9,7 +9,6 @@ Both ask the stand-in engine for a one-token stream over a UNIX socket, with a c
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import resource
 import subprocess
