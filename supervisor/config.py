@@ -12,6 +12,9 @@ from hugind.supervisor.errors import ConfigError
 from hugind.supervisor.paths import Home
 from hugind.supervisor.yamlfile import load_model
 
+MAX_TOTAL_CONTEXT = 2**31 - 1
+"""llama-server takes the context of all slots together, as a 32-bit number."""
+
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 
 
@@ -186,6 +189,12 @@ class Config(_Section):
     sessions: SessionsSection = SessionsSection()
     limits: LimitsSection = LimitsSection()
     engine: EngineSection = EngineSection()
+
+    @model_validator(mode="after")
+    def _context_that_can_be_counted(self) -> Config:
+        if self.context.ctx_size * self.server.max_slots > MAX_TOTAL_CONTEXT:
+            raise ValueError(f"context.ctx_size times server.max_slots is more than {MAX_TOTAL_CONTEXT:,} tokens")
+        return self
 
     def path_of(self, value: str, home: Home) -> Path:
         """A path as this config means it: expanded, and relative to the home."""

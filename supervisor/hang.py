@@ -1,7 +1,8 @@
 """Does a worker that gives no answer compute, or does it hang? Pure: what was seen is passed in.
 
-A worker answers between two batches only. On a slow CPU one batch of a long prompt takes minutes, so silence alone
-proves nothing; a process that hangs uses no CPU, and one that spins uses it for ever.
+The pinned builds answer a look in the middle of a batch; builds that people bring may answer only between two, and one
+batch of a long prompt takes minutes on a slow CPU. So silence alone proves nothing: a process that hangs uses no CPU,
+and one that spins uses it for ever.
 """
 
 from __future__ import annotations

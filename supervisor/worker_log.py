@@ -26,7 +26,7 @@ _TELLING = re.compile(
 )
 _CONSEQUENCE = re.compile(
     r"exiting due to|cleaning up|common_fit_params: encountered|load_from_file_impl: failed|common_init_.*: failed"
-    r"|load_model: failed to load model",
+    r"|load_model: failed to load model|the engine's lines above say why",
 )
 """Lines that only pass on that something failed; the cause stands before them."""
 

@@ -86,7 +86,7 @@ class WorkerClient:
             raise WorkerUnreachable(f"/props is not llama-server's: {error}") from error
 
     async def slots(self, timeout_s: float) -> list[SlotState]:
-        """The slots as the engine sees them. Answered by the loop that computes, so silence means trouble.
+        """The slots as the engine sees them. The pinned builds answer in a millisecond, in the middle of a batch too.
 
         Raises:
             WorkerUnreachable: no answer in time, or not llama-server's.

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+import uvloop
 
 from hugind.cli.bench.standin import write_launcher
 from hugind.supervisor.llama.binary import EngineBinary, resolve_binary
 from hugind.supervisor.paths import Home
 from hugind.supervisor.run_folder import RunFolder, own_run_folder
 from tests.eventually import eventually_sync
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+"""The gateway runs on uvloop; commands, and machines without it, on asyncio's own loop."""
+ON_BOTH = ("test_process.py", "test_client.py", "test_stream.py")
+ON_UVLOOP = ("test_worker_real.py",)
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """On which event loops a test runs."""
+    if item.path.name in ON_BOTH:
+        return LOOPS
+    kind = "uvloop" if item.path.name in ON_UVLOOP else "asyncio"
+    return {kind: LOOPS[kind]}
 
 
 @pytest.fixture
