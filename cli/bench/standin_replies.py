@@ -76,37 +76,36 @@ class Reply(Protocol):
 
 
 class ChatReply:
-    """`/v1/chat/completions`."""
+    """`/v1/chat/completions`. All `n` choices say the same."""
 
     def __init__(self, model: str, body: dict[str, Any]) -> None:
         self._wants_usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        self._choices = range(body.get("n") or 1)
         self._base = {"created": int(time.time()), "model": model, "system_fingerprint": FINGERPRINT}
         self._id = f"chatcmpl-{next(_numbers):032d}"
-        tail = orjson.dumps({**self._base, "id": self._id, "object": "chat.completion.chunk"})
-        self._head, self._tail = (
-            b'data: {"choices":[{"finish_reason":null,"index":0,"delta":',
-            b"}]," + tail[1:] + b"\n\n",
-        )
+        self._chunk = {**self._base, "id": self._id, "object": "chat.completion.chunk"}
+        self._tail = b"}]," + orjson.dumps(self._chunk)[1:] + b"\n\n"
 
     def first(self) -> Sequence[bytes]:
-        return (self._head + b'{"role":"assistant","content":null}' + self._tail,)
+        return (self._delta(b'{"role":"assistant","content":null}'),)
 
     def token(self, piece: str) -> bytes:
-        return self._head + b'{"content":' + orjson.dumps(piece) + b"}" + self._tail
+        return self._delta(b'{"content":' + orjson.dumps(piece) + b"}")
 
     def last(self, text: str, finish: str, usage: Usage) -> Sequence[bytes]:
-        chunk = {**self._base, "id": self._id, "object": "chat.completion.chunk"}
-        end = {"choices": [{"finish_reason": finish, "index": 0, "delta": {}}], **chunk}
-        if not self._wants_usage:
-            return (_event({**end, "timings": usage.timings()}), b"data: [DONE]\n\n")
-        counted = {"choices": [], **chunk, "usage": usage.as_openai(), "timings": usage.timings()}
-        return (_event(end) + _event(counted), b"data: [DONE]\n\n")
+        ends: list[dict[str, Any]] = [
+            {"choices": [{"finish_reason": finish, "index": i, "delta": {}}], **self._chunk} for i in self._choices
+        ]
+        if self._wants_usage:
+            ends.append({"choices": [], **self._chunk, "usage": usage.as_openai()})
+        ends[-1]["timings"] = usage.timings()
+        return (b"".join(map(_event, ends)), b"data: [DONE]\n\n")
 
     def whole(self, text: str, finish: str, usage: Usage) -> bytes:
         message = {"role": "assistant", "content": text}
         return orjson.dumps(
             {
-                "choices": [{"finish_reason": finish, "index": 0, "message": message}],
+                "choices": [{"finish_reason": finish, "index": i, "message": message} for i in self._choices],
                 **self._base,
                 "object": "chat.completion",
                 "usage": usage.as_openai(),
@@ -115,11 +114,16 @@ class ChatReply:
             }
         )
 
+    def _delta(self, delta: bytes) -> bytes:
+        head = b'data: {"choices":[{"finish_reason":null,"index":%d,"delta":%b'
+        return b"".join([head % (i, delta) + self._tail for i in self._choices])
+
 
 class CompletionReply:
-    """`/v1/completions`."""
+    """`/v1/completions`. All `n` choices say the same."""
 
     def __init__(self, model: str, body: dict[str, Any]) -> None:
+        self._choices = range(body.get("n") or 1)
         self._base = {"created": int(time.time()), "model": model, "system_fingerprint": FINGERPRINT}
         self._base |= {"object": "text_completion", "id": f"chatcmpl-{next(_numbers):032d}"}
 
@@ -127,18 +131,22 @@ class CompletionReply:
         return ()
 
     def token(self, piece: str) -> bytes:
-        return _event(self._body(piece, None))
+        return b"".join([_event(self._body([i], piece, None)) for i in self._choices])
 
     def last(self, text: str, finish: str, usage: Usage) -> Sequence[bytes]:
-        final = {**self._body("", finish), "usage": usage.as_openai(), "timings": usage.timings()}
-        return (_event(final), b"data: [DONE]\n\n")
+        counted = {"usage": usage.as_openai(), "timings": usage.timings()}
+        return (
+            b"".join([_event({**self._body([i], "", finish), **counted}) for i in self._choices]),
+            b"data: [DONE]\n\n",
+        )
 
     def whole(self, text: str, finish: str, usage: Usage) -> bytes:
-        return orjson.dumps({**self._body(text, finish), "usage": usage.as_openai(), "timings": usage.timings()})
+        counted = {"usage": usage.as_openai(), "timings": usage.timings()}
+        return orjson.dumps({**self._body(self._choices, text, finish), **counted})
 
-    def _body(self, text: str, finish: str | None) -> dict[str, Any]:
-        choice = {"text": text, "index": 0, "logprobs": None, "finish_reason": finish}
-        return {"choices": [choice], **self._base}
+    def _body(self, choices: Sequence[int], text: str, finish: str | None) -> dict[str, Any]:
+        said = [{"text": text, "index": i, "logprobs": None, "finish_reason": finish} for i in choices]
+        return {"choices": said, **self._base}
 
 
 class LegacyReply:
