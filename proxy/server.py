@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import logging
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE_S = 75
 GC_THRESHOLD = 20_000
 BACKLOG = 1024
+
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -136,13 +139,21 @@ class BoundedConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         was_in_head = self._in_head
-        if was_in_head and self._read_deadline is None:  # the next request on a kept connection
-            self._expect_head()
+        if was_in_head:
+            if self._read_deadline is None:  # the next request on a kept connection
+                self._expect_head()
+            if b"pgrade" in data:
+                data = _without_upgrade(data)
         super().data_received(data)
         if was_in_head and self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self.max_head_bytes:
                 self._refuse(ApiError(431, f"the request's head is larger than {self.max_head_bytes // 1024} KB"))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._read_deadline is None:  # sent ahead, behind the last request
+            self._expect_head()
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -225,6 +236,12 @@ class BoundedConnection(HttpToolsProtocol):
             phrase = HTTPStatus(error.status).phrase.encode()
             self.transport.write(head % (error.status, phrase, len(body)) + body)
         self.transport.close()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Java's HTTP client asks for HTTP/2 with each request on a plain connection; the parser would drop its body."""
+    head, end, body = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"\r\nx-upgrade:", head) + end + body
 
 
 def _already_handled(number: int, frame: object) -> None:

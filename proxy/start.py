@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +65,7 @@ def start_gateway(options: StartOptions, environment: Environment) -> None:
     address = choose_address(options, environment, settings, configs)
     keyring = _keyring(configs, environment)
     require_key_beyond_loopback(address, keyring)
+    require_key_for_each(configs, keyring)
     listener = bind(address.host, address.port)
     for pid in sweep(home):
         logger.warning("ended a worker that an earlier gateway left behind, pid %d", pid)
@@ -141,6 +142,20 @@ def require_key_beyond_loopback(address: Address, keyring: Keyring) -> None:
             f"{address.host} can be reached from the network, and no API key is configured",
             hint="set LLAMA_API_KEY or server.api_key, or listen on 127.0.0.1",
         )
+
+
+def require_key_for_each(configs: Iterable[str], keyring: Keyring) -> None:
+    """No engine is started that nobody could use.
+
+    Raises:
+        ConfigError: one config has a key, another has none, and there is none for all.
+    """
+    for name in configs:
+        if not keyring.opens(name):
+            raise ConfigError(
+                f"no key opens '{name}', but another config has one",
+                hint=f"set server.api_key in '{name}' as well, or LLAMA_API_KEY for all",
+            )
 
 
 def _keyring(configs: dict[str, Config], environment: Environment) -> Keyring:

@@ -56,6 +56,11 @@ class Keyring:
         """No key was configured for users: everybody on this machine may ask."""
         return not self._has_user_key
 
+    def opens(self, engine: str) -> bool:
+        """Whether anybody but the admin may use `engine`."""
+        users = [principal for principal in self._principals.values() if not principal.is_admin]
+        return self.is_open or any(principal.may_use(engine) for principal in users)
+
     def authenticate(self, exchange: Exchange) -> Principal:
         """The principal of a request: `Authorization: Bearer`, `x-api-key`, or Basic with the key as password.
 

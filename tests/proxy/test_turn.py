@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from hugind.supervisor.llama.command import UnixEndpoint
-from tests.eventually import eventually
+from tests.eventually import eventually, eventually_sync
 from tests.proxy.serving import Served, chat, connect, endless, http_request, serving, standin_config
 
 TWO_WORKERS = {"server": {"max_slots": 1, "concurrency": 2}}
@@ -129,5 +128,6 @@ def _disconnect(served: Served, index: int) -> None:
 
 def _kill_unnoticed(pid: int) -> None:
     """The process is dead, and its supervision has had no chance to see it."""
-    os.kill(pid, signal.SIGKILL)
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    process = psutil.Process(pid)
+    process.kill()
+    eventually_sync(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)

@@ -1,0 +1,182 @@
+"""Who may use the gateway: keys in three places, one engine each if so configured, and no foreign pages without one."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from hugind.proxy.access.auth import ANONYMOUS, Keyring, Principal
+from hugind.proxy.errors import ApiError
+from tests.proxy.exchanges import FakeClient
+
+ALL = Principal("environment")
+ONLY_A = Principal("a", frozenset({"a"}))
+ONLY_B = Principal("b", frozenset({"b"}))
+ADMIN = Principal("control", is_admin=True)
+
+
+def keyring(**keys: Principal) -> Keyring:
+    ring = Keyring()
+    for key, principal in keys.items():
+        ring.add(key, principal)
+    return ring
+
+
+def ask(ring: Keyring, **headers: str) -> Principal:
+    """Authenticate a request with these headers; `_` stands for `-`."""
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return ring.authenticate(FakeClient(headers=raw).exchange)
+
+
+def basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": "Bearer secret"},
+        {"authorization": "bearer   secret "},
+        {"x_api_key": "secret"},
+        {"authorization": basic("anybody", "secret")},
+        {"authorization": "Bearer secret", "x_api_key": "secret"},
+    ],
+)
+def test_a_key_is_taken_wherever_clients_put_it(headers: dict[str, str]) -> None:
+    """OpenAI's place, Anthropic's place, and a browser's."""
+    assert ALL == ask(keyring(secret=ALL), **headers)
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({}, "missing_api_key"),
+        ({"authorization": "Bearer wrong"}, "invalid_api_key"),
+        ({"authorization": "Bearer "}, "invalid_api_key"),
+        ({"authorization": "Bearer"}, "invalid_api_key"),
+        ({"authorization": "secret"}, "invalid_api_key"),
+        ({"authorization": "Digest secret"}, "invalid_api_key"),
+        ({"authorization": "Basic !!!"}, "invalid_api_key"),
+        ({"authorization": "Basic " + base64.b64encode(b"secret").decode()}, "invalid_api_key"),
+        ({"authorization": basic("secret", "")}, "invalid_api_key"),
+        ({"x_api_key": ""}, "invalid_api_key"),
+        ({"x_api_key": "SECRET"}, "invalid_api_key"),
+        ({"authorization": "Bearer s\u00e9cret"}, "invalid_api_key"),
+    ],
+)
+def test_without_a_valid_key_nobody_enters(headers: dict[str, str], code: str) -> None:
+    """401, and the reason."""
+    with pytest.raises(ApiError) as refused:
+        ask(keyring(secret=ALL), **headers)
+
+    assert (401, code) == (refused.value.status, refused.value.code)
+
+
+def test_two_different_keys_are_refused() -> None:
+    """Which one counts would be a guess."""
+    with pytest.raises(ApiError) as refused:
+        ask(keyring(secret=ALL, other=ALL), authorization="Bearer secret", x_api_key="other")
+
+    assert refused.value.status == 400
+
+
+@pytest.mark.parametrize("name", [b"authorization", b"x-api-key"])
+def test_a_credential_given_twice_is_refused(name: bytes) -> None:
+    """Proxies differ in which of two they read."""
+    with pytest.raises(ApiError) as refused:
+        keyring(secret=ALL).authenticate(FakeClient(headers=[(name, b"Bearer secret")] * 2).exchange)
+
+    assert refused.value.status == 400
+
+
+def test_a_key_of_one_config_opens_that_engine_only() -> None:
+    """Engines of others do not exist for it."""
+    ring = keyring(ka=ONLY_A, kb=ONLY_B, k=ALL)
+    opened = {key: [name for name in "ab" if ask(ring, x_api_key=key).may_use(name)] for key in ("ka", "kb", "k")}
+
+    assert {"ka": ["a"], "kb": ["b"], "k": ["a", "b"]} == opened
+
+
+def test_one_key_in_two_configs_opens_both() -> None:
+    """The same secret written twice means both places."""
+    ring = Keyring()
+    ring.add("k", ONLY_A)
+    ring.add("k", ONLY_B)
+
+    assert frozenset({"a", "b"}) == ask(ring, x_api_key="k").engines
+
+    ring.add("k", ALL)
+
+    assert ask(ring, x_api_key="k").engines is None
+
+
+def test_an_engine_without_a_key_of_its_own_is_seen() -> None:
+    """`opens` tells an engine that nobody but the admin could use."""
+    ring = keyring(ka=ONLY_A, token=ADMIN)
+
+    assert (True, False) == (ring.opens("a"), ring.opens("b"))
+    assert keyring(k=ALL).opens("b")
+    assert keyring(token=ADMIN).opens("b")
+
+
+def test_the_admins_token_does_not_close_the_gateway() -> None:
+    """Open means that no key was configured for users; the token of the command line is none."""
+    ring = keyring(token=ADMIN)
+
+    assert ring.is_open
+    assert ANONYMOUS == ask(ring, host="localhost")
+    assert ANONYMOUS == ask(ring, host="localhost", authorization="Bearer sk-whatever")
+    assert ADMIN == ask(ring, authorization="Bearer token")
+    assert not keyring(token=ADMIN, k=ONLY_A).is_open
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"host": "localhost"},
+        {"host": "LocalHost:8080"},
+        {"host": "127.0.0.1:8080"},
+        {"host": "[::1]"},
+        {"host": "[::1]:8080"},
+        {"host": "localhost", "origin": "http://localhost:3000"},
+        {"host": "localhost", "origin": "http://localhost"},
+        {"host": "localhost", "origin": "http://[::1]"},
+        {"host": "localhost", "origin": "http://[::1]:3000"},
+        {"host": "localhost", "origin": "https://127.0.0.1"},
+    ],
+)
+def test_without_keys_this_machine_may_ask(headers: dict[str, str]) -> None:
+    """By any of its own names, from its own pages, or from no page at all."""
+    assert ANONYMOUS == ask(Keyring(), **headers)
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"host": "evil.example"}, "host_refused"),
+        ({"host": "rebound.example:8080"}, "host_refused"),
+        ({"host": "localhost.evil.example"}, "host_refused"),
+        ({"host": "192.168.1.5:8080"}, "host_refused"),
+        ({"host": "[::2]:8080"}, "host_refused"),
+        ({"host": "localhost", "origin": "https://evil.example"}, "origin_refused"),
+        ({"host": "localhost", "origin": "http://localhost.evil.example:80"}, "origin_refused"),
+        ({"host": "localhost", "origin": "https://evil.example/localhost"}, "origin_refused"),
+        ({"host": "localhost", "origin": "null"}, "origin_refused"),
+        ({"host": "localhost", "origin": "localhost"}, "origin_refused"),
+    ],
+)
+def test_without_keys_foreign_pages_may_not_ask(headers: dict[str, str], code: str) -> None:
+    """Neither a page's own origin nor a name rebound to loopback reaches an open gateway."""
+    with pytest.raises(ApiError) as refused:
+        ask(Keyring(), **headers)
+
+    assert (403, code) == (refused.value.status, refused.value.code)
+
+
+def test_with_a_key_any_page_may_ask() -> None:
+    """The key is the proof; names and origins do not matter."""
+    ring = keyring(secret=ALL)
+
+    assert ALL == ask(ring, x_api_key="secret", host="chat.example", origin="https://chat.example")
