@@ -82,10 +82,10 @@ class ContextSection(_Section):
 class SamplingSection(_Section):
     """Defaults for requests that do not say."""
 
-    temp: float | None = Field(None, ge=0, le=10)
-    top_k: int | None = Field(None, ge=0)
-    top_p: float | None = Field(None, ge=0, le=1)
-    min_p: float | None = Field(None, ge=0, le=1)
+    temp: float | None = Field(None, ge=0, le=10, description="Temperature; 0 always takes the likeliest token.")
+    top_k: int | None = Field(None, ge=0, description="Choose among so many tokens; 0 among all.")
+    top_p: float | None = Field(None, ge=0, le=1, description="Choose among the likeliest tokens of this total share.")
+    min_p: float | None = Field(None, ge=0, le=1, description="Leave out tokens below this share of the likeliest.")
 
 
 class ChatSection(_Section):
@@ -126,7 +126,7 @@ class EngineSection(_Section):
         None, description="A llama-server, a folder that holds one, a libllama beside one, or `embedded`."
     )
     extra_args: tuple[str, ...] = Field((), description="Further llama-server flags, passed as they are.")
-    env: dict[str, str] = Field(default_factory=dict, description="Environment variables for the workers.")
+    env: dict[str, str] = Field({}, description="Environment variables for the workers.")
     listen: Literal["unix", "tcp"] = Field(
         "unix", description="How the gateway reaches the workers: a UNIX socket in a private folder, or loopback TCP."
     )
@@ -252,4 +252,4 @@ def missing_files(config: Config, home: Home) -> list[tuple[str, Path]]:
 def json_schema() -> dict[str, Any]:
     """The JSON Schema that editors check configs with."""
     schema = Config.model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "hugind config", **schema}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "hugind config"}

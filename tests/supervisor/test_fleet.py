@@ -1,0 +1,67 @@
+"""Engines that start together and end together, on the stand-in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hugind.supervisor.engine import Engine
+from hugind.supervisor.fleet import Fleet
+from hugind.supervisor.llama.binary import EngineBinary
+from hugind.supervisor.paths import Home
+from hugind.supervisor.run_folder import RunFolder
+from tests.eventually import eventually
+from tests.supervisor.watched import quick_config
+
+
+@pytest.fixture
+def engines(tmp_path: Path, standin: EngineBinary, home: Home, folder: RunFolder) -> dict[str, Engine]:
+    """Two engines of one worker each, one of them slow."""
+    model = tmp_path / "model.gguf"
+    model.write_bytes(b"GGUF")
+    configs = {"quick": quick_config(model), "slow": quick_config(model, "--slow-load", "0.5")}
+    return {name: Engine(name, config, standin, home, folder) for name, config in configs.items()}
+
+
+def _pids(fleet: Fleet) -> list[int]:
+    return [worker.pid for engine in fleet.engines.values() for worker in engine.status().workers if worker.pid]
+
+
+async def test_ready_when_all_are(engines: dict[str, Engine]) -> None:
+    """A fleet is ready when each of its engines is, and leaves no process."""
+    async with Fleet(engines) as fleet:
+        await eventually(lambda: fleet.engines["quick"].state == "ready")
+        early = fleet.is_ready, fleet.engines["slow"].state
+        await eventually(lambda: fleet.is_ready)
+        pids = _pids(fleet)
+
+    assert early == (False, "loading")
+    assert len(pids) == 2
+    assert not any(map(psutil.pid_exists, pids))
+    assert {engine.state for engine in engines.values()} == {"stopped"}
+
+
+async def test_an_error_inside(engines: dict[str, Engine]) -> None:
+    """An error inside the block ends all engines, and comes out."""
+    pids: list[int] = []
+
+    async def serve() -> None:
+        async with Fleet(engines) as fleet:
+            await eventually(lambda: fleet.is_ready)
+            pids.extend(_pids(fleet))
+            raise LookupError("inside")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await serve()
+
+    assert caught.group_contains(LookupError, match="inside")
+    assert len(pids) == 2
+    assert not any(map(psutil.pid_exists, pids))
+
+
+async def test_no_engines() -> None:
+    """A fleet without engines is ready."""
+    async with Fleet({}) as fleet:
+        assert fleet.is_ready
