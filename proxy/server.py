@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from hugind.proxy.app import App, error_body
 from hugind.proxy.cork import CorkedTransport
+from hugind.proxy.disconnect import EXTENSION
 from hugind.proxy.errors import ApiError
 from hugind.supervisor.errors import HugindError
 
@@ -132,6 +133,14 @@ class BoundedConnection(HttpToolsProtocol):
         self._read_deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
+        self._is_lost = False
+        self._on_leaving: Callable[[], None] | None = None
+
+    def watch(self, callback: Callable[[], None] | None) -> None:
+        """See `disconnect.Connection`."""
+        self._on_leaving = callback
+        if callback is not None and self._is_lost:
+            callback()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast("asyncio.Transport", CorkedTransport(transport, self.loop)))
@@ -152,6 +161,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["extensions"] = {EXTENSION: self}  # type: ignore[dict-item]  # ours is an object, not a dict
         if self._read_deadline is None:  # sent ahead, behind the last request
             self._expect_head()
 
@@ -195,6 +205,9 @@ class BoundedConnection(HttpToolsProtocol):
         if self._running is not None and self._is_answering:
             self._running.disconnected = True
             self._running.message_event.set()
+        self._is_lost = True
+        if self._on_leaving is not None:
+            self._on_leaving()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle

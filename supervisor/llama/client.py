@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +10,7 @@ import orjson
 
 from hugind.supervisor.errors import StreamCut, WorkerUnreachable
 from hugind.supervisor.llama.command import Endpoint
-from hugind.supervisor.llama.stream import EngineStream, open_stream
+from hugind.supervisor.llama.stream import EngineStream
 
 
 @dataclass(frozen=True)
@@ -46,17 +44,14 @@ class WorkerClient:
         self._open: set[EngineStream] = set()
         self._is_closed = False
 
-    @asynccontextmanager
-    async def post(self, path: str, body: bytes) -> AsyncIterator[EngineStream]:
-        """A POST whose status has come and whose body follows. Leaving early tells llama-server to stop.
+    def post(self, path: str, body: bytes) -> EngineStream:
+        """A POST; entered with `async with`, its status has come and its body follows.
 
         Raises:
-            WorkerUnreachable: no connection, so nothing was sent.
-            StreamCut: the worker ended before it gave a status.
+            WorkerUnreachable: this worker is being ended. What entering raises: see `EngineStream`.
         """
         head = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
-        async with self._exchange(b"POST " + path.encode() + self._head + head + body) as stream:
-            yield stream
+        return self._exchange(b"POST " + path.encode() + self._head + head + body)
 
     async def is_healthy(self, timeout_s: float) -> bool:
         """Whether `/health` says 200. A refused connection or 503 (loading) is a plain no."""
@@ -105,18 +100,10 @@ class WorkerClient:
         for stream in list(self._open):
             stream.close()
 
-    @asynccontextmanager
-    async def _exchange(self, request: bytes) -> AsyncIterator[EngineStream]:
+    def _exchange(self, request: bytes) -> EngineStream:
         if self._is_closed:
             raise WorkerUnreachable("this worker is being ended")
-        stream = await open_stream(self._endpoint, request)
-        self._open.add(stream)
-        try:
-            async with stream:
-                await stream.head()
-                yield stream
-        finally:
-            self._open.discard(stream)
+        return EngineStream(self._endpoint, request, self._open)
 
     async def _get(self, path: str, timeout_s: float) -> tuple[int, Any]:
         try:

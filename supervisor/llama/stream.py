@@ -1,8 +1,8 @@
 """One request to a worker and its answer as it comes: the hot path's own HTTP client, over httptools.
 
 Measured beside aiohttp 3.14 in one run (`benchmarks/upstream_client.py`: a one-token stream over a UNIX socket, a
-connection for each, as llama-server demands): 114 us of CPU a request against 239. What is left out is what llama-server never does: redirects, cookies, compression,
-keep-alive, answers to more than one request.
+connection for each, as llama-server demands): 114 us of CPU a request against 239. What is left out is what
+llama-server never does: redirects, cookies, compression, keep-alive, answers to more than one request.
 """
 
 from __future__ import annotations
@@ -23,11 +23,23 @@ HIGH_WATER_BYTES = 256 * 1024
 
 
 class EngineStream(asyncio.Protocol):
-    """An answer under way. Made by `open_stream`; `async with` closes it, which is how a worker learns to stop."""
+    """One request and its answer. `async with` connects, sends and waits for the status; leaving it closes.
 
-    def __init__(self) -> None:
+    Closing early is how a worker learns that nobody wants the rest. While entered, it is in `open_streams`, so that its
+    client can close what is under way.
+
+    Raises on entering:
+        WorkerUnreachable: no connection, so nothing was sent.
+        StreamCut: the worker closed the connection without a status.
+    """
+
+    def __init__(self, endpoint: Endpoint, request: bytes, open_streams: set[EngineStream]) -> None:
         self.status = 0
+        self._endpoint = endpoint
+        self._request = request
+        self._open_streams = open_streams
         self._transport: asyncio.Transport
+        self._is_connected = False
         self._parser = httptools.HttpResponseParser(self)
         self._pieces: list[bytes] = []
         self._waiting = 0
@@ -37,25 +49,26 @@ class EngineStream(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> EngineStream:
+        self._open_streams.add(self)
+        try:
+            await self._connect()
+            self._transport.write(self._request)
+            while not self.status:
+                await self._more()
+        except BaseException:
+            self._leave()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._leave()
 
     def close(self) -> None:
         """Drop the connection. Whoever reads gets `StreamCut`, unless all had come."""
-        self._transport.abort()
-
-    async def head(self) -> None:
-        """Wait for the status.
-
-        Raises:
-            StreamCut: the worker closed the connection without one.
-        """
-        while not self.status:
-            await self._more()
+        if self._is_connected:
+            self._transport.abort()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body, as it comes.
@@ -84,6 +97,22 @@ class EngineStream(asyncio.Protocol):
         """
         return b"".join([chunk async for chunk in self.chunks()])
 
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            match self._endpoint:
+                case UnixEndpoint(path):  # connects at once or not at all
+                    await loop.create_unix_connection(lambda: self, str(path))
+                case TcpEndpoint(port):
+                    async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                        await loop.create_connection(lambda: self, "127.0.0.1", port)
+        except (OSError, TimeoutError) as error:
+            raise WorkerUnreachable(f"{type(error).__name__}: {error}") from error
+
+    def _leave(self) -> None:
+        self._open_streams.discard(self)
+        self.close()
+
     async def _more(self) -> None:
         if self._is_over:
             raise StreamCut("the worker closed the connection in the middle of its answer")
@@ -101,6 +130,7 @@ class EngineStream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
+        self._is_connected = True
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -128,23 +158,3 @@ class EngineStream(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._is_whole = True
-
-
-async def open_stream(endpoint: Endpoint, request: bytes) -> EngineStream:
-    """Connect and send `request`. The answer has not begun when this returns.
-
-    Raises:
-        WorkerUnreachable: no connection, so nothing was sent.
-    """
-    loop = asyncio.get_running_loop()
-    try:
-        match endpoint:
-            case UnixEndpoint(path):  # connects at once or not at all
-                transport, stream = await loop.create_unix_connection(EngineStream, str(path))
-            case TcpEndpoint(port):
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    transport, stream = await loop.create_connection(EngineStream, "127.0.0.1", port)
-    except (OSError, TimeoutError) as error:
-        raise WorkerUnreachable(f"{type(error).__name__}: {error}") from error
-    transport.write(request)
-    return stream
