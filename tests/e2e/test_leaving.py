@@ -1,0 +1,91 @@
+"""Clients that leave: in whatever window, nothing is computed for them, and no slot stays busy."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hugind.supervisor.config import Config
+from tests.e2e.conftest import chat_config
+from tests.eventually import eventually
+from tests.proxy.serving import RawConnection, Served, chat, connect, endless, http_request, serving, standin_config
+
+CLIENTS = 20
+PREFILL = endless(prefill_ms=3_600_000)
+UNSTREAMED = {**endless(), "stream": False}
+
+
+@pytest.mark.parametrize("is_half_closed", [False, True])
+@pytest.mark.parametrize("window", ["queued", "prefill", "streaming", "unstreamed"])
+async def test_no_window_keeps_a_slot(tmp_path: Path, window: str, is_half_closed: bool) -> None:
+    """Twenty who leave while they wait, during prefill, in mid-stream, or before an unstreamed answer."""
+    config = standin_config(tmp_path, server={"max_slots": CLIENTS})
+    async with serving(tmp_path, {"chat": config}) as served, AsyncExitStack() as stack:
+        holders = await _arrive(stack, served, endless(token_ms=5)) if window == "queued" else []
+        body = {"queued": endless(), "prefill": PREFILL, "streaming": endless(token_ms=5), "unstreamed": UNSTREAMED}
+        clients = await _arrive(stack, served, body[window])
+        leases = served.leases()
+        if window == "queued":
+            await eventually(lambda: leases.waiting == CLIENTS)
+        else:
+            await eventually(lambda: leases.free == 0)
+        if window == "streaming":
+            await asyncio.gather(*(client.reader.readuntil(b"data: ") for client in clients))
+        for client in clients:
+            _leave(client, is_half_closed)
+        await eventually(lambda: leases.waiting == 0)
+        for client in holders:
+            _leave(client, is_half_closed)
+        await served.until_free(CLIENTS)
+
+        assert 200 == (await served.client.post("/v1/chat/completions", json=chat())).status_code
+
+
+async def test_a_request_without_a_slot_may_be_left_too(tmp_path: Path) -> None:
+    """Who waits for a loading engine is forgotten when it leaves."""
+    config = standin_config(tmp_path, engine={"extra_args": ["--slow-load", "60"]})
+    async with serving(tmp_path, {"chat": config}, is_ready=False) as served, connect(served.port) as client:
+        await client.send(http_request({"model": "chat", "content": "a"}, "/tokenize"))
+        await eventually(lambda: served.leases().waiting == 1)
+        client.leave()
+        await eventually(lambda: served.leases().waiting == 0)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("is_stream", [True, False])
+@pytest.mark.parametrize("words", [2, 2000])
+async def test_the_real_engine_stops_computing(tmp_path: Path, is_stream: bool, words: int) -> None:
+    """After a short prompt or within a long one, streamed or not: abandoned work ends long before its limit."""
+    config = Config.model_validate(chat_config(tmp_path, context={"ctx_size": 16_384}))
+    body = chat("w " * words, stream=is_stream, max_tokens=12_000)
+    async with serving(tmp_path, {"chat": config}) as served:
+        for _ in range(CLIENTS // 4):
+            async with connect(served.port) as one, connect(served.port) as other:
+                for client in (one, other):
+                    await client.send(http_request(body))
+                await eventually(lambda: served.leases().free == 0)
+                if is_stream and words == 2:
+                    await one.reader.readuntil(b"data: ")
+                one.leave()
+                other.leave()
+                await served.until_free(2)
+        async with served.spawn().client.post("/completion", b'{"prompt":"a","n_predict":1}') as answer:
+            assert 200 == answer.status
+
+
+async def _arrive(stack: AsyncExitStack, served: Served, body: dict[str, Any]) -> list[RawConnection]:
+    clients = [await stack.enter_async_context(connect(served.port)) for _ in range(CLIENTS)]
+    for client in clients:
+        await client.send(http_request(body))
+    return clients
+
+
+def _leave(client: RawConnection, is_half_closed: bool) -> None:
+    if is_half_closed:
+        client.writer.write_eof()
+    else:
+        client.leave()
