@@ -99,21 +99,36 @@ def _embedded_argv() -> tuple[str, ...]:
     return (sys.executable, "-m", "hugind.supervisor.llama.embedded")
 
 
-@cache
 def _inspect(argv: tuple[str, ...], reason: str) -> EngineBinary:
     if argv == _embedded_argv():
         build = f"xllamacpp {version('xllamacpp')} (llama.cpp b{version('xllamacpp').rsplit('.', 1)[-1]})"
-        return EngineBinary(argv, "embedded", reason, build, _read_flags(argv))
+        return EngineBinary(argv, "embedded", reason, build, _read_flags(argv, None))
+    stamp = _stamp(argv[0])
+    return EngineBinary(argv, "native", reason, _read_build(argv, stamp), _read_flags(argv, stamp))
+
+
+def _stamp(path: str) -> tuple[int, ...] | None:
+    """Changes when the file is replaced: what was learned of the old one no longer counts."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None  # running it says it better
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@cache
+def _read_build(argv: tuple[str, ...], stamp: tuple[int, ...] | None) -> str:
     answer = _ask(argv, "--version")
     match = re.search(r"version: *(.+)", answer)
     if not match:
         raise BinaryError(
             f"{argv[0]} --version names no version: {answer.strip()[-300:]!r}", hint="is it llama-server?"
         )
-    return EngineBinary(argv, "native", reason, match.group(1).strip(), _read_flags(argv))
+    return match.group(1).strip()
 
 
-def _read_flags(argv: tuple[str, ...]) -> frozenset[str]:
+@cache
+def _read_flags(argv: tuple[str, ...], stamp: tuple[int, ...] | None) -> frozenset[str]:
     lines = (line for line in _ask(argv, "--help").splitlines() if line.lstrip().startswith("-"))
     return frozenset(flag for line in lines for flag in _FLAG.findall(line[:60]))
 
