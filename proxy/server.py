@@ -139,7 +139,10 @@ class BoundedConnection(HttpToolsProtocol):
     def watch(self, callback: Callable[[], None] | None) -> None:
         """See `disconnect.Connection`."""
         self._on_leaving = callback
-        if callback is not None and self._is_lost:
+        if callback is None:
+            return
+        self.flow.resume_reading()  # a large body may have paused it, and then it would not tell
+        if self._is_lost:
             callback()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

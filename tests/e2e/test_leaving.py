@@ -45,6 +45,24 @@ async def test_no_window_keeps_a_slot(tmp_path: Path, window: str, is_half_close
         assert 200 == (await served.client.post("/v1/chat/completions", json=chat())).status_code
 
 
+async def test_a_large_request_may_be_left_too(tmp_path: Path) -> None:
+    """A body that filled the server's buffer must not leave it deaf to its client's end."""
+    head, end, body = http_request({**PREFILL, "filler": "x" * 200_000}).partition(b"\r\n\r\n")
+    async with (
+        serving(tmp_path, {"chat": standin_config(tmp_path)}) as served,
+        connect(served.port) as busy,
+        connect(served.port) as client,
+    ):
+        await busy.send(http_request(endless(token_ms=5)))
+        await eventually(lambda: served.leases().free == 1)
+        await client.send(head + end)
+        await busy.reader.readuntil(b"data: ")  # by now the app waits for the body
+        await client.send(body)
+        await eventually(lambda: served.leases().free == 0)
+        client.leave()
+        await eventually(lambda: served.leases().free == 1)
+
+
 async def test_a_request_without_a_slot_may_be_left_too(tmp_path: Path) -> None:
     """Who waits for a loading engine is forgotten when it leaves."""
     config = standin_config(tmp_path, engine={"extra_args": ["--slow-load", "60"]})
