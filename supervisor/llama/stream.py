@@ -39,6 +39,7 @@ class EngineStream(asyncio.Protocol):
         self._request = request
         self._open_streams = open_streams
         self._transport: asyncio.Transport
+        self._loop: asyncio.AbstractEventLoop
         self._is_connected = False
         self._parser = httptools.HttpResponseParser(self)
         self._pieces: list[bytes] = []
@@ -98,7 +99,7 @@ class EngineStream(asyncio.Protocol):
         return b"".join([chunk async for chunk in self.chunks()])
 
     async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         try:
             match self._endpoint:
                 case UnixEndpoint(path):  # connects at once or not at all
@@ -116,7 +117,7 @@ class EngineStream(asyncio.Protocol):
     async def _more(self) -> None:
         if self._is_over:
             raise StreamCut("the worker closed the connection in the middle of its answer")
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
