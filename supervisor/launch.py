@@ -22,6 +22,7 @@ def main(argv: list[str]) -> None:
     """Never returns: becomes `argv[2:]`, or exits with 127 and the reason on stderr."""
     watch = argv[1] == "--watch"
     parent, command = (int(argv[2]), argv[3:]) if watch else (int(argv[1]), argv[2:])
+    _close_inherited()
     if sys.platform == "linux" and not watch:
         _die_with_parent()
     else:
@@ -34,6 +35,16 @@ def main(argv: list[str]) -> None:
         sys.stderr.write(f"error: cannot run {command[0]}: {error.strerror}\n")
         sys.stderr.flush()
         os._exit(127)
+
+
+def _close_inherited() -> None:
+    """uvloop lets a child have whatever may be inherited, further copies of its own pipes included."""
+    for name in os.listdir("/dev/fd"):  # noqa: PTH208 - pathlib would double the time to start
+        if int(name) > 2:
+            try:
+                os.close(int(name))
+            except OSError:  # the one that listed them
+                pass
 
 
 def _die_with_parent() -> None:

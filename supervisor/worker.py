@@ -303,7 +303,8 @@ class Worker:
         policy = RestartPolicy(engine.backoff_s, engine.backoff_max_s, engine.max_deaths, engine.death_window_s)
         match decide(self._deaths, now, policy, jitter=random.random()):  # noqa: S311 - spreads restarts, no secret
             case GiveUp(deaths, window_s):
-                await self._fail(f"given up after {deaths} deaths in {window_s:g} s; the last: {death}")
+                times = "1 death" if deaths == 1 else f"{deaths} deaths"
+                await self._fail(f"given up after {times} in {window_s:g} s; the last: {death}")
             case again:
                 logger.warning("%s/%d: %s; again in %.1f s", self.name, self.index, death, again.delay_s)
                 self.restarts += 1

@@ -197,6 +197,20 @@ async def test_own_session(children: Children) -> None:
     assert os.getpgid(child.pid) == child.pid
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("watch", [False, True])
+async def test_nothing_is_inherited(children: Children, watch: bool) -> None:
+    """A child has the three standard streams and no other file of ours; its watcher has the first only."""
+    ours = os.open("/dev/null", os.O_RDONLY)
+    os.set_inheritable(ours, True)
+    child = await children.python("import time; print('here'); time.sleep(3600)", watch=watch)
+    os.close(ours)
+    watchers = [process.pid for process in psutil.Process(child.pid).children()]
+    fds = [sorted(path.name for path in Path(f"/proc/{pid}/fd").iterdir()) for pid in (child.pid, *watchers)]
+
+    assert fds == [["0", "1", "2"], *[["0"]] * watch]
+
+
 async def test_fifty_children_leave_nothing() -> None:
     """Neither processes nor file descriptors pile up."""
     myself = psutil.Process()

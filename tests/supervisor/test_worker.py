@@ -118,13 +118,13 @@ async def test_slow_load_with_output_never_stalls(bench: Bench) -> None:
 
 
 async def test_silent_load_is_ended(bench: Bench) -> None:
-    """A load without any sign of life is ended, tried again, and given up with the reason."""
-    async with bench.worker("--silent-load", "3600", load_stall_s=0.5, max_deaths=2) as watched:
+    """A load without any sign of life is ended and counts as a death."""
+    async with bench.worker("--silent-load", "3600", load_stall_s=0.5, max_deaths=1) as watched:
         await watched.reaches(WorkerState.FAILED)
 
-    assert "given up after 2 deaths" in str(watched.worker.reason)
+    assert "given up after 1 death in 300 s" in str(watched.worker.reason)
     assert "loading stalled: no sign of life for 0.5 s" in str(watched.worker.reason)
-    assert watched.states == ["starting", "backoff", "starting", "failed", "stopped"]
+    assert watched.states == ["starting", "failed", "stopped"]
 
 
 async def test_start_failure_fails_at_once(bench: Bench) -> None:
