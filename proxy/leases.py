@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from hugind.proxy.errors import ApiError
 from hugind.proxy.queue import Grant, Place, SlotQueue
@@ -95,7 +96,8 @@ class Leases:
         if aborted:
             task = tasks.start(self._settle(lease), f"settle {self._engine.name}")
             self._settling.add(task)
-            task.add_done_callback(self._settling.discard)
+            # Not in the task's own `finally`: one that is cancelled before it began would never come to it.
+            task.add_done_callback(partial(self._settled, lease))
         else:
             self._give_back(lease)
 
@@ -152,18 +154,19 @@ class Leases:
     async def _settle(self, lease: Lease) -> None:
         """Wait until the engine has noticed that nobody listens; at a batch boundary, so it may take seconds."""
         pause_s = SETTLE_FIRST_LOOK_S
-        try:
-            while lease.spawn in self._workers:
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, SETTLE_SLOWEST_LOOK_S)
-                try:
-                    slots = await lease.spawn.client.slots(SETTLE_TIMEOUT_S)
-                except WorkerUnreachable:
-                    continue  # its supervision notices too, and replaces it
-                if not any(slot.is_processing for slot in slots if slot.id == lease.slot):
-                    break
-        finally:
-            self._give_back(lease)
+        while lease.spawn in self._workers:
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, SETTLE_SLOWEST_LOOK_S)
+            try:
+                slots = await lease.spawn.client.slots(SETTLE_TIMEOUT_S)
+            except WorkerUnreachable:
+                continue  # its supervision notices too, and replaces it
+            if not any(slot.is_processing for slot in slots if slot.id == lease.slot):
+                break
+
+    def _settled(self, lease: Lease, task: asyncio.Task[None]) -> None:
+        self._settling.discard(task)
+        self._give_back(lease)
 
     def _give_back(self, lease: Lease) -> None:
         lease.worker.leave()

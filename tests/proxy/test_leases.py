@@ -103,6 +103,16 @@ async def test_an_aborted_slot_waits_for_the_engine(tmp_path: Path) -> None:
         await served.until_free(1)
 
 
+async def test_stopping_gives_back_what_was_never_settled(tmp_path: Path) -> None:
+    """A turn that is aborted in the moment of stopping does not hold up the drain."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:
+        leases = served.leases()
+        leases.release(await leases.acquire(), aborted=True)
+        await leases.aclose()
+
+        await eventually(lambda: served.worker().status().in_flight == 0)
+
+
 async def test_a_new_life_serves_who_waits(tmp_path: Path) -> None:
     """Slots of a dead worker are gone, and who waits gets one of its next life."""
     async with (

@@ -1,0 +1,180 @@
+"""The gateway as clients meet it: what it refuses, in which shape, and that it goes on serving."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hugind.proxy.access.auth import Keyring
+from hugind.proxy.app import App
+from hugind.proxy.gateway import Gateway
+from hugind.supervisor.fleet import Fleet
+from tests.eventually import eventually
+from tests.proxy.exchanges import FakeClient
+from tests.proxy.serving import KEY, Served, connect, endless, http_request, serving, standin_config
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    """One engine with a small body limit."""
+    config = standin_config(tmp_path, limits={"max_body_mb": 1})
+    async with serving(tmp_path, {"chat": config}, drain_s=1) as gateway:
+        yield gateway
+
+
+async def test_bodies_that_cannot_be_used(served: Served) -> None:
+    """Each gets its status and a sentence, and costs no slot."""
+    bodies: list[tuple[bytes, int]] = [
+        (b"", 400),
+        (b"{", 400),
+        (b"[]", 400),
+        (b'"text"', 400),
+        (b'{"model": "chat", "messages": "\xff\xfe"}', 400),
+        (b'{"a":' * 100_000, 400),
+        (b"x" * (2 * 1024 * 1024), 413),
+        (b'{"model": "nope"}', 404),
+        (b'{"model": ["chat"]}', 400),
+        (b'{"model": "chat"}', 400),
+        (b'{"model": "chat", "messages": [], "n": 2}', 400),
+        (b'{"model": "chat", "messages": [], "n_cmpl": 3}', 400),
+    ]
+    for path in (CHAT, "/v1/messages"):
+        for body, status in bodies:
+            answer = await served.client.post(path, content=body)
+            error = answer.json()["error"]
+
+            assert status == answer.status_code, body[:50]
+            assert error["message"]
+    assert 2 == served.leases().free
+
+
+async def test_a_huge_body_is_refused_in_the_end(served: Served) -> None:
+    """50 MB, announced or in pieces, and a body without end: 413, and the connection ends."""
+
+    async def pieces(count: int) -> AsyncIterator[bytes]:
+        for _ in range(count):
+            yield b"x" * 65536
+
+    answer = await served.client.post(CHAT, content=pieces(5 * 16))  # within what is read and dropped
+
+    assert (413, "close") == (answer.status_code, answer.headers["connection"])
+    for length in ("Content-Length: 52428800", "Transfer-Encoding: chunked"):
+        async with connect(served.port) as client:
+            head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n{length}\r\n\r\n"
+            await client.send(head.encode())
+            sending = asyncio.get_running_loop().create_task(_send_without_end(client.writer))
+            status, _, _ = await client.response()
+            await client.rest()
+            await asyncio.wait([sending])
+
+            assert 413 == status
+
+
+async def test_methods_that_do_not_fit(served: Served) -> None:
+    """405 with the method that does, also where HEAD may carry no body."""
+    for path, fits in ((CHAT, "POST"), ("/v1/messages", "POST"), ("/v1/models", "GET"), ("/livez", "GET")):
+        for method in {"GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "POST"} - {fits}:
+            if path == "/livez" and method == "HEAD":
+                continue
+            answer = await served.client.request(method, path)
+
+            assert (405, fits) == (answer.status_code, answer.headers.get("allow")), (path, method)
+            assert method == "HEAD" or answer.json()["error"]["message"]
+
+
+async def test_unknown_paths(served: Served) -> None:
+    """404 in the shape of the dialect that the path belongs to, with a request id."""
+    for path in ("/", "/v1", "/v1/chat", "/v1/chat/completions/x", "/slots", "/props", "/metrics", "/..%2fadmin"):
+        answer = await served.client.post(path, json={})
+
+        assert (404, None) == (answer.status_code, answer.json().get("detail"))
+        assert path == "/..%2fadmin" or path in answer.json()["error"]["message"]
+        assert answer.headers["x-request-id"]
+    answer = await served.client.get("/v1/messages/nope")
+
+    assert "not_found_error" == answer.json()["error"]["type"]
+
+
+async def test_only_what_is_listed_is_served(served: Served) -> None:
+    """llama-server's own routes are out of reach."""
+    for path in ("/slots/0?action=erase", "/lora-adapters", "/apply-template", "/completion", "/props"):
+        assert 404 == (await served.client.post(path, json={"model": "chat"})).status_code
+
+
+async def test_401_names_the_scheme(served: Served) -> None:
+    """So that a browser or a library knows what to send."""
+    answer = await served.client.get("/v1/models", headers={"Authorization": "Bearer wrong"})
+
+    assert (401, "Bearer") == (answer.status_code, answer.headers["www-authenticate"])
+    assert "invalid_api_key" == answer.json()["error"]["code"]
+
+
+async def test_a_bug_is_an_error_in_the_right_shape(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever breaks, the client gets 500 in its dialect and an id that the log knows."""
+
+    class Broken(Keyring):
+        def authenticate(self, exchange: object) -> Any:
+            raise ZeroDivisionError
+
+    for path in ("/v1/messages", CHAT):
+        client = FakeClient(path=path)
+        app = App(Gateway(Fleet({}), Broken()))
+        await app(client.exchange.scope, client.says.get, _sink(client))
+
+        assert 500 == client.got[0]["status"]
+        assert b"req_" in client.body
+        assert b"ZeroDivisionError" not in client.body
+    assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages"])
+async def test_stopping_ends_streams_in_an_error(served: Served, path: str) -> None:
+    """A stream that outlives the drain time ends in its dialect's error, not in the middle of nowhere."""
+    async with connect(served.port) as client:
+        await client.send(http_request(endless(token_ms=20), path))
+        await client.reader.readuntil(b"\r\n\r\n")
+        await client.reader.readuntil(b"data: ")
+        served.server.should_exit = True
+        rest = await client.rest()
+
+        assert b"the gateway is stopping" in rest
+        assert rest.endswith(b"0\r\n\r\n")
+        assert b"message_stop" not in rest
+
+
+async def test_stopping_answers_who_waits(served: Served) -> None:
+    """Requests that have not begun get 503 and a time to come back."""
+    async with connect(served.port) as client:
+        await client.send(http_request({**endless(), "stream": False}))
+        await eventually(lambda: served.leases().free == 1)
+        served.server.should_exit = True
+        status, headers, _ = await client.response()
+
+        assert (503, "5") == (status, headers["retry-after"])
+
+
+def _sink(client: FakeClient) -> Any:
+    async def hear(message: Any) -> None:
+        client.got.append(message)
+
+    return hear
+
+
+async def _send_without_end(writer: asyncio.StreamWriter) -> None:
+    try:
+        for _ in _forever():
+            writer.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+            await writer.drain()
+    except ConnectionError:
+        pass
+
+
+def _forever() -> Iterator[None]:
+    while True:
+        yield
