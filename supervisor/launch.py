@@ -5,6 +5,8 @@ SIGKILL when the parent ends (PR_SET_PDEATHSIG survives exec; the parent is chec
 before the call). Elsewhere a forked watcher waits for the end of a pipe, our standard input, whose other end only the
 parent holds, and then ends the process group.
 
+The kernel's signal reaches the command alone, not what it starts: a wrapper script has to `exec` the llama-server.
+
 This is a program of its own rather than a `preexec_fn`, which is unsafe beside threads.
 """
 

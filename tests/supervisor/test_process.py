@@ -236,7 +236,7 @@ from hugind.supervisor.process import ChildProcess
 async def main():
     got = asyncio.Event()
     child = await ChildProcess.spawn(
-        ["/bin/sh", "-c", "trap '' TERM; echo here; sleep 3600 & wait; sleep 3600"],
+        ["/bin/sh", "-c", "trap '' TERM; echo here; exec sleep 3600"],
         env=dict(os.environ), on_output=lambda _: got.set(), watch={watch})
     await got.wait()
     open({str(pids)!r} + ".new", "w").write(str(child.pid))
