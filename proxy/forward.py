@@ -8,10 +8,9 @@ from typing import Any, Protocol
 import orjson
 
 from hugind.proxy.dialects.errors import EngineStreamError
-from hugind.proxy.errors import ApiError, StreamBroken
+from hugind.proxy.errors import ApiError
 from hugind.proxy.exchange import Exchange, Headers
 from hugind.proxy.sse import EventParser
-from hugind.supervisor.errors import StreamCut
 from hugind.supervisor.llama.stream import EngineStream
 from hugind.supervisor.worker import Spawn
 
@@ -48,19 +47,16 @@ async def relay_stream(exchange: Exchange, spawn: Spawn, response: EngineStream)
     An event of which only a part has come is held back: if the worker dies, what follows must be a well-formed error.
 
     Raises:
-        StreamBroken: the worker ended before its answer did.
+        StreamCut: the worker ended before its answer did.
     """
     await exchange.start(200, STREAM_HEADERS)
     send, part = exchange.send, b""
-    try:
-        async for chunk in response.chunks():
-            spawn.bytes_relayed += len(chunk)
-            if part or not chunk.endswith(b"\n\n"):
-                whole, end, part = (part + chunk).rpartition(b"\n\n")
-                chunk = whole + end
-            await send(chunk)
-    except StreamCut as error:
-        raise StreamBroken(error.message) from error
+    async for chunk in response.chunks():
+        spawn.bytes_relayed += len(chunk)
+        if part or not chunk.endswith(b"\n\n"):
+            whole, end, part = (part + chunk).rpartition(b"\n\n")
+            chunk = whole + end
+        await send(chunk)
     await send(part, more=False)
 
 
@@ -70,7 +66,8 @@ async def relay_translated(
     """Events in another dialect, each as soon as it is known.
 
     Raises:
-        StreamBroken: the worker ended before its answer did, or reported an error inside it.
+        StreamCut: the worker ended before its answer did.
+        ApiError: the engine reported an error in the stream.
     """
     await exchange.start(200, STREAM_HEADERS)
     try:
@@ -87,7 +84,8 @@ async def assemble(exchange: Exchange, spawn: Spawn, response: EngineStream, ass
     """The whole answer, put together from the stream that it was asked for as.
 
     Raises:
-        ApiError: the engine reported an error in the stream, or ended before its answer did (`StreamBroken`).
+        StreamCut: the worker ended before its answer did.
+        ApiError: the engine reported an error in the stream.
     """
     try:
         async for event in events_of(spawn, response):
@@ -102,17 +100,14 @@ async def events_of(spawn: Spawn, response: EngineStream) -> AsyncIterator[dict[
     """The JSON payloads of a stream.
 
     Raises:
-        StreamBroken: the worker ended before its answer did.
+        StreamCut: the worker ended before its answer did.
     """
     parser = EventParser()
-    try:
-        async for chunk in response.chunks():
-            spawn.bytes_relayed += len(chunk)
-            for event in parser.feed(chunk):
-                if not event.is_done:
-                    yield orjson.loads(event.data)
-    except StreamCut as error:
-        raise StreamBroken(error.message) from error
+    async for chunk in response.chunks():
+        spawn.bytes_relayed += len(chunk)
+        for event in parser.feed(chunk):
+            if not event.is_done:
+                yield orjson.loads(event.data)
 
 
 async def engine_error(response: EngineStream) -> ApiError:

@@ -46,6 +46,7 @@ async def take_turn(leases: Leases, exchange: Exchange, path: str, body: dict[st
                     raise _unreachable(error) from error
                 await leases.until_gone(lease.spawn)
             except StreamCut as error:
+                await leases.until_gone(lease.spawn)  # who hears of it and asks again must not meet the dead one
                 raise StreamBroken(error.message) from error
             except _Refused as refused:
                 is_settled = True

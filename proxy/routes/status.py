@@ -15,6 +15,8 @@ from hugind.supervisor.engine import Engine
 
 PUBLIC_PATHS = frozenset({"/health", "/livez", "/readyz"})
 
+_READ = ["GET", "HEAD"]  # load balancers ask with either
+
 
 def status_router(gateway: Gateway) -> APIRouter:
     """The routes about the gateway as a whole and its models."""
@@ -22,13 +24,13 @@ def status_router(gateway: Gateway) -> APIRouter:
     created = int(time.time())
     release = version("hugind")
 
-    @router.get("/livez")
+    @router.api_route("/livez", methods=_READ)
     async def livez() -> dict[str, str]:
         """The process answers."""
         return {"status": "ok"}
 
-    @router.get("/readyz")
-    @router.get("/health")
+    @router.api_route("/readyz", methods=_READ)
+    @router.api_route("/health", methods=_READ)
     async def readyz() -> JSONResponse:
         """200 when every engine can serve, else 503 with the state of each. Names no model: it needs no key."""
         states = [engine.state for engine in gateway.fleet.engines.values()]

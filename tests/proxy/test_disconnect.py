@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
-from hugind.proxy.disconnect import DisconnectWatch
+from hugind.proxy.disconnect import EXTENSION, DisconnectWatch
 from hugind.proxy.errors import ClientGone
 from tests.eventually import eventually
 from tests.proxy.exchanges import DISCONNECT, FakeClient, body_message
@@ -60,6 +61,22 @@ async def test_an_error_in_the_block_stays_itself() -> None:
             raise ZeroDivisionError
 
 
+async def test_a_server_that_calls_back_is_not_listened_to() -> None:
+    """Our own server tells at once, also of a client that had left before, and is not asked any more afterwards."""
+    for has_left_before in (False, True):
+        client, connection = FakeClient(), FakeConnection()
+        client.exchange.scope["extensions"] = {EXTENSION: connection}
+        connection.has_left = has_left_before
+        inside = asyncio.Event()
+        work = asyncio.get_running_loop().create_task(_work(client, inside))
+        await inside.wait()
+        connection.leave()
+        with pytest.raises(ClientGone):
+            await work
+
+        assert connection.callback is None
+
+
 async def test_a_cancellation_from_outside_stays_one() -> None:
     """Stopping the gateway is not a client that left, even if it leaves at the same time."""
     for also_leaves in (False, True):
@@ -72,6 +89,25 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+class FakeConnection:
+    """A server's side that calls back."""
+
+    def __init__(self) -> None:
+        self.has_left = False
+        self.callback: Callable[[], None] | None = None
+
+    def watch(self, callback: Callable[[], None] | None) -> None:
+        """As `disconnect.Connection`."""
+        self.callback = callback
+        if self.has_left and callback:
+            callback()
+
+    def leave(self) -> None:
+        """The client leaves, once."""
+        if not self.has_left and self.callback:
+            self.callback()
 
 
 async def _work(client: FakeClient, inside: asyncio.Event) -> None:
