@@ -23,10 +23,6 @@ BEING_WRITTEN = (
     "proxy/cork.py",
     "proxy/errors.py",
     "proxy/routes/*.py",
-    "cli/bench/*.py",
-    "cli/checks.py",
-    "cli/client.py",
-    "cli/gateway_process.py",
 )
 """Source files whose test is not there yet. Empty this list; add nothing to it."""
 
