@@ -38,6 +38,7 @@ class Engine:
             for index in range(config.server.concurrency)
         ]
         self._listeners: list[Callable[[Worker], None]] = []
+        self._ended = asyncio.Event()
 
     @property
     def state(self) -> str:
@@ -71,9 +72,21 @@ class Engine:
 
     async def run(self) -> None:
         """Keep all workers alive until `stop`; returns when they are gone."""
-        async with asyncio.TaskGroup() as group:
-            for worker in self.workers:
-                group.create_task(worker.run(), name=f"worker {self.name}/{worker.index}")
+        try:
+            async with asyncio.TaskGroup() as group:
+                for worker in self.workers:
+                    group.create_task(worker.run(), name=f"worker {self.name}/{worker.index}")
+        finally:
+            self._ended.set()
+
+    @property
+    def has_ended(self) -> bool:
+        """`run` is over: it will never serve again. One that has not run yet may still come."""
+        return self._ended.is_set()
+
+    async def ended(self) -> None:
+        """Wait until `run` is over."""
+        await self._ended.wait()
 
     def stop(self) -> None:
         """Ask all workers to drain and end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import psutil
@@ -65,3 +66,51 @@ async def test_no_engines() -> None:
     """A fleet without engines is ready."""
     async with Fleet({}) as fleet:
         assert fleet.is_ready
+
+
+async def test_exchange_touches_only_what_differs(
+    engines: dict[str, Engine], standin: EngineBinary, home: Home, folder: RunFolder
+) -> None:
+    """One engine stays, one is replaced, one is new: the first keeps its process, the old one's is gone."""
+    quick = engines["quick"]
+    async with Fleet(engines) as fleet:
+        await eventually(lambda: fleet.is_ready)
+        (kept,), (old,) = _pids_of(quick), _pids_of(engines["slow"])
+        slow = Engine("slow", quick.config, standin, home, folder)
+        more = Engine("more", quick.config, standin, home, folder)
+        await fleet.exchange({"quick": quick, "slow": slow, "more": more})
+        old_is_there = psutil.pid_exists(old)
+        await eventually(lambda: fleet.is_ready)
+        pids = _pids(fleet)
+        await fleet.exchange({"more": more})
+        left = _pids(fleet)
+
+    assert not old_is_there
+    assert engines["slow"].has_ended
+    assert pids[0] == kept
+    assert len(pids) == 3
+    assert left == [pids[2]]
+    assert not any(map(psutil.pid_exists, pids))
+
+
+async def test_exchange_while_ending(
+    engines: dict[str, Engine], standin: EngineBinary, home: Home, folder: RunFolder
+) -> None:
+    """What would have come is not started when the fleet ends meanwhile."""
+    quick = engines["quick"]
+    late = Engine("late", quick.config, standin, home, folder)
+    async with asyncio.TaskGroup() as group:
+        async with Fleet(engines) as fleet:
+            await eventually(lambda: fleet.is_ready)
+            quick.workers[0].enter()
+            exchange = group.create_task(fleet.exchange({"late": late}))
+            await eventually(lambda: quick.state == "draining")
+            quick.workers[0].leave()
+        await exchange
+
+    assert late.state == "stopped"
+    assert _pids(fleet) == []
+
+
+def _pids_of(engine: Engine) -> list[int]:
+    return [worker.pid for worker in engine.status().workers if worker.pid]
