@@ -10,6 +10,8 @@ from hugind.supervisor.errors import HugindError
 from hugind.supervisor.run_folder import GatewayRecord
 
 TIMEOUT_S = 10
+RELOAD_TIMEOUT_S = 600
+"""Engines that are replaced finish their running turns first."""
 
 
 class GatewayClient:
@@ -36,11 +38,21 @@ class GatewayClient:
         """
         self._call("POST", f"/admin/engines/{name}/restart")
 
-    def _call(self, method: str, path: str) -> Any:
+    def reload(self) -> dict[str, list[str]]:
+        """Have it read its configs anew; blocks until engines that were replaced are gone.
+
+        Raises:
+            HugindError: it does not answer, or a config cannot be used.
+        """
+        difference = self._call("POST", "/admin/reload", timeout_s=RELOAD_TIMEOUT_S)
+        assert isinstance(difference, dict)
+        return difference
+
+    def _call(self, method: str, path: str, timeout_s: float = TIMEOUT_S) -> Any:
         headers = {"Authorization": f"Bearer {self._record.token}"}
         try:
             response = httpx.request(
-                method, self._record.url + path, headers=headers, timeout=TIMEOUT_S, trust_env=False
+                method, self._record.url + path, headers=headers, timeout=timeout_s, trust_env=False
             )
         except httpx.HTTPError as error:
             raise HugindError(

@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hugind.cli import output
 from hugind.cli.client import GatewayClient
@@ -19,6 +19,9 @@ from hugind.supervisor.errors import HugindError
 from hugind.supervisor.run_folder import GatewayRecord, live_gateways, sweep
 from hugind.supervisor.settings import Environment
 
+if TYPE_CHECKING:
+    from hugind.proxy.start import StartOptions  # the whole server stack: imported when it runs
+
 LOG_BYTES = 10 * 1024 * 1024
 LOG_BACKUPS = 3
 POLL_S = 0.1
@@ -26,45 +29,36 @@ STOP_MARGIN_S = 20
 """Beyond the drain and stop times of its engines, a gateway that does not end is killed."""
 
 
-def start_arguments(names: Sequence[str], *, host: str | None, port: int | None, binary: str | None) -> list[str]:
+def start_arguments(
+    names: Sequence[str], *, autoload: bool, host: str | None, port: int | None, binary: str | None
+) -> list[str]:
     """The arguments of `hugind` that start this gateway again."""
     given = (("--host", host), ("--port", port), ("--binary", binary))
     flags = [part for flag, value in given if value is not None for part in (flag, str(value))]
-    return ["server", "start", *names, *flags]
+    return ["server", "start", *names, *(["--autoload"] if autoload else []), *flags]
 
 
-def run_here(
-    names: Sequence[str],
-    arguments: Sequence[str],
-    environment: Environment,
-    *,
-    host: str | None,
-    port: int | None,
-    binary: str | None,
-    is_child: bool,
-) -> None:
+def run_here(options: StartOptions, environment: Environment, *, is_child: bool) -> None:
     """Serve in this process until stopped. Blocks.
 
     Raises:
         HugindError: as `start_gateway`.
     """
-    from hugind.proxy.start import StartOptions, start_gateway
+    from hugind.proxy.start import start_gateway
 
     environment.home.create()
-    log = environment.home.logs / "gateway.log"
     handlers: list[logging.Handler] = [
-        logging.handlers.RotatingFileHandler(log, maxBytes=LOG_BYTES, backupCount=LOG_BACKUPS)
+        logging.handlers.RotatingFileHandler(options.log, maxBytes=LOG_BYTES, backupCount=LOG_BACKUPS)
     ]
     if not is_child:
         handlers.append(logging.StreamHandler(sys.stderr))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=handlers)
-    os.chmod(log, 0o600)  # noqa: PTH101
-    options = StartOptions(tuple(names), host, port, binary, tuple(arguments), log)
+    options.log.chmod(0o600)
     start_gateway(options, environment)
 
 
 def start_detached(
-    names: Sequence[str],
+    names: Collection[str],
     arguments: Sequence[str],
     environment: Environment,
     *,

@@ -42,14 +42,17 @@ def start(
     from hugind.cli import gateway_process
 
     environment = _environment()
-    names = [*(configs or []), *(environment.home.config_names() if autoload else [])]
-    names = list(dict.fromkeys(names))
-    arguments = gateway_process.start_arguments(names, host=host, port=port, binary=binary)
+    names = configs or []
+    arguments = gateway_process.start_arguments(names, autoload=autoload, host=host, port=port, binary=binary)
     if detach:
-        started = gateway_process.start_detached(names, arguments, environment, port=port)
-        _print_running(started)
+        every = {*names, *(environment.home.config_names() if autoload else [])}
+        _print_running(gateway_process.start_detached(every, arguments, environment, port=port))
     else:
-        gateway_process.run_here(names, arguments, environment, host=host, port=port, binary=binary, is_child=is_child)
+        from hugind.proxy.start import StartOptions  # the whole server stack
+
+        log = environment.home.logs / "gateway.log"
+        options = StartOptions(tuple(names), host, port, binary, tuple(arguments), log, autoload)
+        gateway_process.run_here(options, environment, is_child=is_child)
 
 
 @server_app.command()
@@ -95,6 +98,30 @@ def restart(
         with output.progress(f"stopping {record.url} (pid {record.process.pid})"):
             gateway_process.stop_gateway(record, environment)
         _print_running(gateway_process.start_again(record, environment))
+
+
+@server_app.command()
+def reload(as_json: Json = False, port: Port = None) -> None:
+    """Read the configs anew: only engines whose config changed are replaced, the rest keep serving. Or: SIGHUP.
+
+    A config with a mistake changes nothing. A replaced engine first finishes its running turns, within its drain_s.
+    """
+    from hugind.cli.client import GatewayClient
+    from hugind.supervisor.errors import HugindError
+
+    running = _running(_environment(), port)
+    if not running:
+        raise HugindError("nothing runs", hint="hugind server start CONFIG")
+    differences = {}
+    for record in running:
+        with output.progress(f"reloading {record.url}"):
+            differences[record.url] = GatewayClient(record).reload()
+    if as_json:
+        output.print_json(differences)
+        return
+    for url, difference in differences.items():
+        rows = [(what, ", ".join(names) or "-") for what, names in difference.items()]
+        output.print_table(url, ("", "engines"), rows)
 
 
 @server_app.command()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -24,6 +24,7 @@ from hugind.proxy.dialects import anthropic, openai
 from hugind.proxy.errors import ApiError, ClientGone
 from hugind.proxy.exchange import Exchange
 from hugind.proxy.gateway import Gateway
+from hugind.proxy.reload import Reloader
 from hugind.proxy.routes import anthropic as anthropic_routes
 from hugind.proxy.routes import openai as openai_routes
 from hugind.proxy.routes.admin import admin_router
@@ -38,9 +39,9 @@ MAX_HEADERS = 100
 class App:
     """The ASGI application of one gateway."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, reloader: Reloader | None = None) -> None:
         self._gateway = gateway
-        self._control = _control_app(gateway)
+        self._control = _control_app(gateway, reloader)
         self._handlers = {**openai_routes.ROUTES, **anthropic_routes.ROUTES}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,7 +62,7 @@ class App:
         except Exception:
             # The last line of defence: the client gets its dialect's error, the log gets the trace.
             logger.exception("%s: %s %s broke", exchange.request_id, scope["method"], scope["path"])
-            await _answer_error(exchange, ApiError(500, f"internal error, see the log for {exchange.request_id}"))
+            await _answer_error(exchange, _internal_error(exchange.request_id))
 
     async def _serve(self, exchange: Exchange, send: Send) -> None:
         scope = exchange.scope
@@ -78,15 +79,15 @@ class App:
             await handler(self._gateway, exchange, principal)
 
 
-def _control_app(gateway: Gateway) -> FastAPI:
+def _control_app(gateway: Gateway, reloader: Reloader | None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with gateway:
+        async with gateway, reloader or nullcontext():
             yield
 
     app = FastAPI(title="hugind", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(status_router(gateway))
-    app.include_router(admin_router(gateway))
+    app.include_router(admin_router(gateway, reloader))
 
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> JSONResponse:
@@ -103,7 +104,15 @@ def _control_app(gateway: Gateway) -> FastAPI:
         where = ".".join(str(part) for part in first["loc"])
         return _rendered(request, ApiError(400, f"{where}: {first['msg']}", param=where))
 
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> JSONResponse:
+        return _rendered(request, _internal_error(request.scope["request_id"]))  # and it is raised on, to be logged
+
     return app
+
+
+def _internal_error(request_id: str) -> ApiError:
+    return ApiError(500, f"internal error, see the log for {request_id}")
 
 
 def _rendered(request: Request, error: ApiError) -> JSONResponse:

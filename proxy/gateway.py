@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 
 from hugind.proxy.access.auth import Keyring, Principal
@@ -20,23 +19,37 @@ class Gateway:
     def __init__(self, fleet: Fleet, keyring: Keyring) -> None:
         self.fleet = fleet
         self.keyring = keyring
-        self._leases = {name: Leases(engine) for name, engine in fleet.engines.items()}
-        self._stack = AsyncExitStack()
+        self._leases = {engine: Leases(engine) for engine in fleet.engines.values()}
 
     async def __aenter__(self) -> Gateway:
-        await self._stack.enter_async_context(self.fleet)
-        for leases in self._leases.values():
-            self._stack.push_async_callback(leases.aclose)
+        await self.fleet.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._stack.__aexit__(kind, error, trace)
+        try:
+            for leases in self._leases.values():
+                await leases.aclose()
+        finally:
+            await self.fleet.__aexit__(kind, error, trace)
 
     def leases(self, engine: Engine) -> Leases:
         """The slots of an engine."""
-        return self._leases[engine.name]
+        return self._leases[engine]
+
+    async def exchange(self, engines: Mapping[str, Engine], keyring: Keyring) -> None:
+        """Serve `engines` with the keys of `keyring`; those that are there already go on undisturbed.
+
+        Blocks until what leaves has ended. Who waits for a slot there gets 503 and may ask again.
+        """
+        self.keyring = keyring
+        for engine in engines.values():
+            if engine not in self._leases:
+                self._leases[engine] = Leases(engine)
+        await self.fleet.exchange(engines)
+        for engine in [engine for engine in self._leases if engine not in engines.values()]:
+            await self._leases.pop(engine).aclose()
 
     def visible_engines(self, principal: Principal) -> list[Engine]:
         """The engines that exist as far as `principal` is concerned."""

@@ -117,7 +117,7 @@ class Leases:
             await tasks.cancel(task)
 
     async def _place(self) -> Place[Spawn]:
-        if self._engine.state in ("failed", "stopped"):
+        if self._engine.state == "failed" or self._engine.has_ended:
             raise self._failure()
         ticket: _Ticket = asyncio.get_running_loop().create_future()
         try:
@@ -190,13 +190,15 @@ class Leases:
             self._workers[worker.spawn] = worker
             for grant in self._queue.add_worker(worker.spawn, self._engine.config.server.max_slots):
                 self._pass_on(grant)
-        if self._engine.state == "failed":
+        if self._engine.state in ("failed", "stopped"):
             for ticket in list(self._waiting):
                 if not ticket.done():
                     ticket.set_exception(self._failure())
 
     def _failure(self) -> ApiError:
-        return ApiError(503, f"'{self._engine.name}' cannot serve: {self._engine.reason}", code="engine_failed")
+        if self._engine.state == "failed":
+            return ApiError(503, f"'{self._engine.name}' cannot serve: {self._engine.reason}", code="engine_failed")
+        return ApiError(503, f"'{self._engine.name}' has just been stopped", code="engine_stopped", retry_after_s=1)
 
 
 def _was_granted(ticket: _Ticket) -> bool:

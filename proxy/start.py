@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 import secrets
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hugind.proxy.access.auth import LOOPBACK_NAMES, Keyring, Principal
 from hugind.proxy.app import App
 from hugind.proxy.gateway import Gateway
+from hugind.proxy.reload import Reloader
 from hugind.proxy.server import bind, run_server
 from hugind.supervisor.config import Config, find_config, load_config
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.errors import ConfigError, HugindError
 from hugind.supervisor.fleet import Fleet
 from hugind.supervisor.llama.binary import resolve_binary
-from hugind.supervisor.run_folder import GatewayRecord, ProcessId, own_run_folder, sweep
+from hugind.supervisor.paths import Home
+from hugind.supervisor.run_folder import GatewayRecord, ProcessId, RunFolder, own_run_folder, sweep
 from hugind.supervisor.settings import Environment, Settings, load_settings
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,8 @@ class StartOptions:
     """The arguments of the command, kept for `server restart`."""
     log: Path
     """Where the gateway's own log goes."""
+    autoload: bool = False
+    """Every config of the home, too."""
 
 
 @dataclass(frozen=True)
@@ -61,42 +65,80 @@ def start_gateway(options: StartOptions, environment: Environment) -> None:
     home = environment.home
     home.create()
     settings = load_settings(home)
-    configs = load_configs(options.configs, environment)
+    configs = load_configs(options, environment)
     address = choose_address(options, environment, settings, configs)
-    keyring = _keyring(configs, environment)
-    require_key_beyond_loopback(address, keyring)
-    require_key_for_each(configs, keyring)
+    token = secrets.token_urlsafe(32)
+    make_keyring(configs, environment, address, token)  # refuses before anything is bound or started
     listener = bind(address.host, address.port)
     for pid in sweep(home):
         logger.warning("ended a worker that an earlier gateway left behind, pid %d", pid)
     with listener, own_run_folder(home) as folder:
-        engines = {}
-        for name, config in configs.items():
-            binary = resolve_binary(options.binary, config.engine.binary, settings.lib)
-            logger.info("%s runs on %s (%s: %s)", name, binary.build, binary.kind, binary.reason)
-            engines[name] = Engine(name, config, binary, home, folder)
-        token = secrets.token_urlsafe(32)
-        keyring.add(token, Principal("control", is_admin=True))
-        myself = ProcessId.of_this()
         host, port = listener.getsockname()[:2]
-        record = GatewayRecord(myself, host, port, tuple(configs), token, options.argv, str(options.log))
+        record = GatewayRecord(ProcessId.of_this(), host, port, tuple(configs), token, options.argv, str(options.log))
+
+        def load(current: Mapping[str, Engine]) -> tuple[dict[str, Engine], Keyring]:
+            configs = load_configs(options, environment)
+            keyring = make_keyring(configs, environment, address, token)
+            return load_engines(configs, options, home, folder, current), keyring
+
+        def publish(names: Sequence[str]) -> None:
+            folder.publish(replace(record, configs=tuple(names)))
 
         def on_listening() -> None:
-            folder.publish(record)
+            publish(list(gateway.fleet.engines))
             logger.info("listening on %s", record.url)
 
+        engines, keyring = load({})
+        gateway = Gateway(Fleet(engines), keyring)
+        app = App(gateway, Reloader(gateway, load, publish))
         drain_s = max(config.engine.drain_s for config in configs.values())
-        run_server(App(Gateway(Fleet(engines), keyring)), listener, drain_s=drain_s, on_listening=on_listening)
+        run_server(app, listener, drain_s=drain_s, on_listening=on_listening)
 
 
-def load_configs(names: Sequence[str], environment: Environment) -> dict[str, Config]:
-    """The configs that were named, by name, in order.
+def load_engines(
+    configs: Mapping[str, Config], options: StartOptions, home: Home, folder: RunFolder, current: Mapping[str, Engine]
+) -> dict[str, Engine]:
+    """An engine for each config: the current one where config and binary are still the same. Blocks.
+
+    Raises:
+        BinaryError: there is no usable llama-server for one of them.
+    """
+    settings = load_settings(home)
+    engines = {}
+    for name, config in configs.items():
+        binary = resolve_binary(options.binary, config.engine.binary, settings.lib)
+        known = current.get(name)
+        if known is not None and known.config == config and known.binary == binary:
+            engines[name] = known
+        else:
+            logger.info("%s runs on %s (%s: %s)", name, binary.build, binary.kind, binary.reason)
+            engines[name] = Engine(name, config, binary, home, folder)
+    return engines
+
+
+def make_keyring(configs: dict[str, Config], environment: Environment, address: Address, token: str) -> Keyring:
+    """The keys of the environment, the configs, and of the commands on this machine (`token`).
+
+    Raises:
+        HugindError: the network could reach an engine without a key, or nobody could reach it with one.
+    """
+    keyring = _user_keys(configs, environment)
+    require_key_beyond_loopback(address, keyring)
+    require_key_for_each(configs, keyring)
+    keyring.add(token, Principal("control", is_admin=True))
+    return keyring
+
+
+def load_configs(options: StartOptions, environment: Environment) -> dict[str, Config]:
+    """The configs that were named, by name, in order; with `autoload` every other of the home behind them.
 
     Raises:
         ConfigError: one cannot be used, none was named, or two have one name.
     """
+    home_names = environment.home.config_names()
+    names = list(dict.fromkeys([*options.configs, *(home_names if options.autoload else [])]))
     if not names:
-        known = ", ".join(environment.home.config_names()) or "none yet; 'hugind config demo' makes one"
+        known = ", ".join(home_names) or "none yet; 'hugind config demo' makes one"
         raise ConfigError("no config was named", hint=f"configs: {known}; or use --autoload")
     configs: dict[str, Config] = {}
     for given in names:
@@ -158,7 +200,7 @@ def require_key_for_each(configs: Iterable[str], keyring: Keyring) -> None:
             )
 
 
-def _keyring(configs: dict[str, Config], environment: Environment) -> Keyring:
+def _user_keys(configs: dict[str, Config], environment: Environment) -> Keyring:
     keyring = Keyring()
     if environment.api_key:
         keyring.add(environment.api_key.get_secret_value(), Principal("environment"))

@@ -9,13 +9,15 @@ from fastapi import APIRouter, Request
 
 from hugind.proxy.errors import ApiError
 from hugind.proxy.gateway import Gateway
+from hugind.proxy.reload import Reloader
 from hugind.proxy.routes.status import principal_of
+from hugind.supervisor.errors import HugindError
 
 PREFIX = "/admin"
 
 
-def admin_router(gateway: Gateway) -> APIRouter:
-    """Routes for principals with `is_admin`; everybody else gets 403."""
+def admin_router(gateway: Gateway, reloader: Reloader | None) -> APIRouter:
+    """Routes for principals with `is_admin`; everybody else gets 403. Without a reloader none reloads."""
     router = APIRouter(prefix=PREFIX)
 
     @router.get("/engines")
@@ -37,6 +39,18 @@ def admin_router(gateway: Gateway) -> APIRouter:
         _require_admin(request)
         gateway.engine_for(name, principal_of(request)).restart()
         return {"status": "restarting", "engine": name}
+
+    if reloader is None:
+        return router
+
+    @router.post("/reload")
+    async def reload(request: Request) -> dict[str, Any]:
+        """Read the configs anew and exchange the engines that changed; returns when the old ones are gone."""
+        _require_admin(request)
+        try:
+            return asdict(await reloader.reload())
+        except HugindError as error:
+            raise ApiError(400, error.message, code="config_error") from error
 
     return router
 

@@ -27,9 +27,9 @@ def environment(home: Path) -> Environment:
 
 def test_arguments_start_the_same_again() -> None:
     """What was told on the command line is told again, and nothing else."""
-    told = gateway_process.start_arguments(["a", "b"], host=None, port=0, binary="embedded")
+    told = gateway_process.start_arguments(["a", "b"], autoload=True, host=None, port=0, binary="embedded")
 
-    assert told == ["server", "start", "a", "b", "--port", "0", "--binary", "embedded"]
+    assert told == ["server", "start", "a", "b", "--autoload", "--port", "0", "--binary", "embedded"]
 
 
 def test_describe_one_that_does_not_answer() -> None:

@@ -72,6 +72,37 @@ def test_a_gateways_life(hugind: HugindCommand) -> None:
     assert hugind("server", "status").returncode == 3
 
 
+def test_reload_replaces_only_what_changed(hugind: HugindCommand) -> None:
+    """With --autoload: a changed config is replaced, a new one added, the rest keeps its process; a mistake changes
+    nothing; SIGHUP does the same."""
+    hugind.write_config("kept", config_text())
+    changed = hugind.write_config("changed", config_text())
+    gateway = start(hugind, "--autoload")
+    before = _pids(hugind)
+    changed.write_text(config_text(extra="server:\n  max_slots: 3\n"))
+    hugind.write_config("new", config_text())
+    (difference,) = hugind.json("server", "reload").values()
+    eventually_sync(lambda: len(_ready_pids(hugind)) == 3, timeout_s=30)
+    after = _pids(hugind)
+
+    assert difference == {"added": ["new"], "removed": [], "replaced": ["changed"], "kept": ["kept"]}
+    assert after["kept"] == before["kept"]
+    assert after["changed"] != before["changed"]
+    assert ask(gateway, "new").status_code == 200
+
+    changed.write_text(config_text(extra="server:\n  max_slotz: 3\n"))
+    refused = hugind("server", "reload")
+    assert refused.returncode == 1
+    assert "max_slotz: unknown key" in refused.stderr
+    assert _pids(hugind) == after
+
+    changed.unlink()
+    os.kill(gateway["pid"], signal.SIGHUP)
+    eventually_sync(lambda: sorted(_pids(hugind)) == ["kept", "new"], timeout_s=30)
+    assert _pids(hugind)["kept"] == before["kept"]
+    assert ask(gateway, "changed").status_code == 404
+
+
 def test_killed_gateway_leaves_nothing(hugind: HugindCommand) -> None:
     """After SIGKILL of the gateway its llama-server ends by itself, and the next start sweeps the rest."""
     hugind.write_config("demo", config_text())
@@ -158,6 +189,10 @@ def test_foreground_cleans_up(hugind: HugindCommand, number: signal.Signals) -> 
 def _ready_pids(hugind: HugindCommand) -> list[int]:
     printed = hugind("server", "status", "--json").stdout
     return [worker["pid"] for worker in json.loads(printed)["workers"] if worker["state"] == "ready"]
+
+
+def _pids(hugind: HugindCommand) -> dict[str, int]:
+    return {worker["engine"]: worker["pid"] for worker in hugind.json("server", "status")["workers"]}
 
 
 def _is_running(pid: int) -> bool:

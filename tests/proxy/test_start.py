@@ -132,7 +132,7 @@ def test_an_engine_that_nobody_could_use_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_config_is_refused(tmp_path: Path) -> None:
     """The error names the config."""
     with pytest.raises(ConfigError, match="'nope'"):
-        load_configs(["nope"], environment(tmp_path))
+        load_configs(options("nope"), environment(tmp_path))
 
 
 def test_several_configs_are_loaded_in_order(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_several_configs_are_loaded_in_order(tmp_path: Path) -> None:
     write_config(tmp_path, "b")
     elsewhere = write_config(tmp_path / "elsewhere", "a")
 
-    assert ["b", "a"] == list(load_configs(["b", str(elsewhere)], environment(tmp_path)))
+    assert ["b", "a"] == list(load_configs(options("b", str(elsewhere)), environment(tmp_path)))
 
 
 def test_two_configs_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -148,14 +148,14 @@ def test_two_configs_of_one_name_are_refused(tmp_path: Path) -> None:
     write_config(tmp_path, "a")
     elsewhere = write_config(tmp_path / "elsewhere", "a")
     with pytest.raises(ConfigError, match="two configs are called 'a'"):
-        load_configs(["a", str(elsewhere)], environment(tmp_path))
+        load_configs(options("a", str(elsewhere)), environment(tmp_path))
 
 
 def test_no_config_is_refused_with_what_there_is(tmp_path: Path) -> None:
     """The hint names the configs that could be meant."""
     write_config(tmp_path, "one")
     with pytest.raises(ConfigError) as refused:
-        load_configs([], environment(tmp_path))
+        load_configs(options(), environment(tmp_path))
 
     assert "one" in (refused.value.hint or "")
 

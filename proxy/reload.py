@@ -1,0 +1,92 @@
+"""Bring a running gateway in line with its configs: what did not change goes on undisturbed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from hugind.proxy.access.auth import Keyring
+from hugind.proxy.gateway import Gateway
+from hugind.supervisor import tasks
+from hugind.supervisor.engine import Engine
+from hugind.supervisor.errors import HugindError
+
+logger = logging.getLogger(__name__)
+
+Load = Callable[[Mapping[str, Engine]], tuple[dict[str, Engine], Keyring]]
+"""Reads the configs anew: the engines that there should be, with the given ones where nothing changed, and the keys."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a reload changed, by engine."""
+
+    added: list[str]
+    removed: list[str]
+    replaced: list[str]
+    kept: list[str]
+
+    @classmethod
+    def between(cls, before: Mapping[str, Engine], after: Mapping[str, Engine]) -> Difference:
+        """From one set of engines to another."""
+        both = [name for name in after if name in before]
+        return cls(
+            added=[name for name in after if name not in before],
+            removed=[name for name in before if name not in after],
+            replaced=[name for name in both if after[name] is not before[name]],
+            kept=[name for name in both if after[name] is before[name]],
+        )
+
+
+class Reloader:
+    """Reloads when asked, and on SIGHUP while entered. Lives as long as the gateway."""
+
+    def __init__(self, gateway: Gateway, load: Load, on_change: Callable[[Sequence[str]], None]) -> None:
+        """`on_change` hears the names of the engines after each reload."""
+        self._gateway = gateway
+        self._load = load
+        self._on_change = on_change
+        self._one_at_a_time = asyncio.Lock()
+        self._hangups: set[asyncio.Task[None]] = set()
+
+    async def reload(self) -> Difference:
+        """Read the configs and exchange what differs. Blocks until what leaves is drained and ended.
+
+        Raises:
+            HugindError: a config, the settings or a binary cannot be used; nothing was changed then.
+        """
+        async with self._one_at_a_time:
+            before = dict(self._gateway.fleet.engines)
+            after, keyring = await asyncio.to_thread(self._load, before)
+            difference = Difference.between(before, after)
+            logger.info("reload: %s", difference)
+            # To its end even if the one who asked leaves: half an exchange would leave engines that never start.
+            await tasks.finish(self._gateway.exchange(after, keyring), "exchange engines")
+            self._on_change(list(after))
+        return difference
+
+    async def __aenter__(self) -> Reloader:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+        for task in list(self._hangups):
+            await tasks.cancel(task)
+
+    def _hang_up(self) -> None:
+        task = tasks.start(self._reload_and_log(), "reload on SIGHUP")
+        self._hangups.add(task)
+        task.add_done_callback(self._hangups.discard)
+
+    async def _reload_and_log(self) -> None:
+        try:
+            await self.reload()
+        except HugindError as error:
+            logger.error("reload refused, nothing was changed: %s", error.message)  # noqa: TRY400 - a sentence says it

@@ -1,0 +1,174 @@
+"""A running gateway is brought in line with its configs, and what did not change never notices."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hugind.proxy.access.auth import Keyring, Principal
+from hugind.proxy.errors import ApiError
+from hugind.proxy.gateway import Gateway
+from hugind.proxy.reload import Difference, Reloader
+from hugind.supervisor.config import Config
+from hugind.supervisor.engine import Engine
+from hugind.supervisor.errors import ConfigError
+from hugind.supervisor.fleet import Fleet
+from hugind.supervisor.llama.binary import resolve_binary
+from hugind.supervisor.paths import Home
+from hugind.supervisor.run_folder import RunFolder, own_run_folder
+from tests.eventually import eventually
+from tests.proxy.serving import standin_config
+
+
+class Desk:
+    """A gateway of stand-ins and its reloader. What `configs` holds is what a reload reads."""
+
+    def __init__(self, folder: Path, run_folder: RunFolder, configs: Mapping[str, Config]) -> None:
+        self.configs = dict(configs)
+        self.is_broken = False
+        self.published: list[list[str]] = []
+        self._home = Home(folder)
+        self._run_folder = run_folder
+        engines, keyring = self._load({})
+        self.gateway = Gateway(Fleet(engines), keyring)
+        self.reloader = Reloader(self.gateway, self._load, self._publish)
+
+    def pid(self, name: str) -> int:
+        """The process of an engine's only worker."""
+        spawn = self.gateway.fleet.engines[name].workers[0].spawn
+        assert spawn is not None
+        return spawn.process.pid
+
+    def _load(self, current: Mapping[str, Engine]) -> tuple[dict[str, Engine], Keyring]:
+        if self.is_broken:
+            raise ConfigError("unknown key", path=Path("a.yml"), line=3, key="modell")
+        engines = {}
+        for name, config in self.configs.items():
+            known = current.get(name)
+            fresh = Engine(name, config, resolve_binary(config.engine.binary), self._home, self._run_folder)
+            engines[name] = known if known is not None and known.config == config else fresh
+        keyring = Keyring()
+        keyring.add("key", Principal("tester", frozenset(engines)))
+        return engines, keyring
+
+    def _publish(self, names: Sequence[str]) -> None:
+        self.published.append(list(names))
+
+
+@asynccontextmanager
+async def open_desk(folder: Path) -> AsyncIterator[Desk]:
+    """Two engines, `a` and `b`, of one slot each."""
+    Home(folder).create()
+    with own_run_folder(Home(folder)) as run_folder:
+        configs = {name: standin_config(folder, server={"max_slots": 1}) for name in "ab"}
+        desk = Desk(folder, run_folder, configs)
+        async with desk.gateway, desk.reloader:
+            await eventually(lambda: desk.gateway.fleet.is_ready)
+            yield desk
+
+
+async def test_only_what_differs_is_exchanged(tmp_path: Path) -> None:
+    """A changed engine is replaced, a new one added, one that is gone ended; the rest keeps process and leases."""
+    async with open_desk(tmp_path) as desk:
+        kept = desk.gateway.fleet.engines["a"]
+        lease = await desk.gateway.leases(kept).acquire()
+        pid, old = desk.pid("a"), desk.pid("b")
+        desk.configs["b"] = standin_config(tmp_path, server={"max_slots": 2})
+        desk.configs["c"] = standin_config(tmp_path)
+        first = await desk.reloader.reload()
+        old_is_there = psutil.pid_exists(old)
+        await eventually(lambda: desk.gateway.fleet.is_ready)
+        del desk.configs["b"]
+        second = await desk.reloader.reload()
+        same = desk.pid("a") == pid
+        desk.gateway.leases(kept).release(lease)
+
+    assert first == Difference(added=["c"], removed=[], replaced=["b"], kept=["a"])
+    assert second == Difference(added=[], removed=["b"], replaced=[], kept=["a", "c"])
+    assert not old_is_there
+    assert same
+    assert desk.published == [["a", "b", "c"], ["a", "c"]]
+
+
+async def test_a_mistake_changes_nothing(tmp_path: Path) -> None:
+    """A config that cannot be used is told, and every engine goes on."""
+    async with open_desk(tmp_path) as desk:
+        pids = desk.pid("a"), desk.pid("b")
+        desk.is_broken = True
+        with pytest.raises(ConfigError, match=r"a\.yml:3: modell"):
+            await desk.reloader.reload()
+        after = desk.pid("a"), desk.pid("b")
+
+    assert after == pids
+    assert desk.published == []
+
+
+async def test_who_waits_at_a_replaced_engine_may_ask_again(tmp_path: Path) -> None:
+    """A turn that waited there gets 503 with retry-after; one that comes then waits for the new engine and is served."""
+    async with open_desk(tmp_path) as desk:
+        engine = desk.gateway.fleet.engines["b"]
+        old = desk.gateway.leases(engine)
+        held = await old.acquire()
+        async with asyncio.TaskGroup() as group:
+            waiter = group.create_task(_refusal(desk.gateway, engine))
+            await eventually(lambda: old.waiting == 1)
+            desk.configs["b"] = standin_config(tmp_path, server={"max_slots": 2})
+            reload = group.create_task(desk.reloader.reload())
+            await eventually(lambda: desk.gateway.fleet.engines["b"] is not engine)
+            late = group.create_task(desk.gateway.leases(desk.gateway.fleet.engines["b"]).acquire())
+            old.release(held)
+        refusal = waiter.result()
+        desk.gateway.leases(desk.gateway.fleet.engines["b"]).release(late.result())
+
+    assert reload.result().replaced == ["b"]
+    assert (refusal.status, refusal.retry_after_s) == (503, 1)
+
+
+async def test_a_reload_whose_caller_left_is_finished(tmp_path: Path) -> None:
+    """Half an exchange would leave an engine that never starts."""
+    async with open_desk(tmp_path) as desk:
+        engine = desk.gateway.fleet.engines["b"]
+        held = await desk.gateway.leases(engine).acquire()
+        desk.configs["b"] = standin_config(tmp_path, server={"max_slots": 2})
+        async with asyncio.TaskGroup() as group:
+            reload = group.create_task(desk.reloader.reload())
+            await eventually(lambda: engine.state == "draining")
+            reload.cancel()
+            desk.gateway.leases(engine).release(held)
+        await eventually(lambda: desk.gateway.fleet.is_ready)
+
+    assert reload.cancelled()
+
+
+async def test_sighup_reloads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The signal does what the command does; a mistake is logged and harms nothing."""
+    async with open_desk(tmp_path) as desk:
+        desk.is_broken = True
+        os.kill(os.getpid(), signal.SIGHUP)
+        await eventually(lambda: "reload refused, nothing was changed: a.yml:3" in caplog.text)
+        desk.is_broken = False
+        del desk.configs["b"]
+        os.kill(os.getpid(), signal.SIGHUP)
+        await eventually(lambda: desk.published == [["a"]])
+
+
+async def test_new_keys_hold_after_a_reload(tmp_path: Path) -> None:
+    """The keys are read with the configs."""
+    async with open_desk(tmp_path) as desk:
+        before = desk.gateway.keyring
+        await desk.reloader.reload()
+
+    assert desk.gateway.keyring is not before
+
+
+async def _refusal(gateway: Gateway, engine: Engine) -> ApiError:
+    with pytest.raises(ApiError) as refused:
+        await gateway.leases(engine).acquire()
+    return refused.value
