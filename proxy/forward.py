@@ -12,7 +12,7 @@ from hugind.proxy.errors import ApiError
 from hugind.proxy.exchange import Exchange, Headers
 from hugind.proxy.sse import EventParser
 from hugind.supervisor.llama.stream import EngineStream
-from hugind.supervisor.worker import Spawn
+from hugind.supervisor.spawn import Spawn
 
 STREAM_HEADERS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),

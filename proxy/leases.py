@@ -12,7 +12,8 @@ from hugind.proxy.queue import Grant, Place, SlotQueue
 from hugind.supervisor import tasks
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.errors import WorkerUnreachable
-from hugind.supervisor.worker import Spawn, Worker, WorkerState
+from hugind.supervisor.spawn import Spawn
+from hugind.supervisor.worker import Worker, WorkerState
 
 SETTLE_FIRST_LOOK_S = 0.01
 SETTLE_SLOWEST_LOOK_S = 0.5

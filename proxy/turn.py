@@ -15,7 +15,7 @@ from hugind.proxy.forward import engine_error
 from hugind.proxy.leases import Lease, Leases
 from hugind.supervisor.errors import StreamCut, WorkerUnreachable
 from hugind.supervisor.llama.stream import EngineStream
-from hugind.supervisor.worker import Spawn
+from hugind.supervisor.spawn import Spawn
 
 Answer = Callable[[Spawn, EngineStream], Awaitable[None]]
 """Hands the engine's answer (status 200, body not yet read) to the client."""

@@ -34,8 +34,7 @@ from hugind.supervisor.paths import DIRECTORY_MODE, Home
 from hugind.supervisor.restart import GiveUp, RestartPolicy, decide
 from hugind.supervisor.run_folder import RunFolder
 from hugind.supervisor.settings import worker_environment
-from hugind.supervisor.spawn import Spawn as Spawn  # part of `Worker.spawn`: callers read both names here
-from hugind.supervisor.spawn import describe_endpoint, free_port
+from hugind.supervisor.spawn import Spawn, describe_endpoint, free_port
 from hugind.supervisor.worker_log import WorkerLog, describe_exit
 
 logger = logging.getLogger(__name__)

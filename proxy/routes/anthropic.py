@@ -14,7 +14,7 @@ from hugind.proxy.gateway import Gateway, Handler
 from hugind.proxy.routes.openai import count, read_request, refuse_many_choices
 from hugind.proxy.turn import take_turn
 from hugind.supervisor.llama.stream import EngineStream
-from hugind.supervisor.worker import Spawn
+from hugind.supervisor.spawn import Spawn
 
 
 async def messages(gateway: Gateway, exchange: Exchange, principal: Principal) -> None:

@@ -15,7 +15,7 @@ from hugind.proxy.gateway import Gateway, Handler
 from hugind.proxy.turn import pass_through, take_turn
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.llama.stream import EngineStream
-from hugind.supervisor.worker import Spawn
+from hugind.supervisor.spawn import Spawn
 
 Task = Literal["chat", "embedding", "rerank"]
 

@@ -24,7 +24,8 @@ from hugind.supervisor.fleet import Fleet
 from hugind.supervisor.llama.binary import resolve_binary
 from hugind.supervisor.paths import Home
 from hugind.supervisor.run_folder import own_run_folder
-from hugind.supervisor.worker import Spawn, Worker
+from hugind.supervisor.spawn import Spawn
+from hugind.supervisor.worker import Worker
 from tests.eventually import eventually
 
 KEY = "test-key"

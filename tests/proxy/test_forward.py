@@ -20,7 +20,7 @@ from hugind.supervisor.errors import StreamCut
 from hugind.supervisor.llama.client import WorkerClient
 from hugind.supervisor.llama.command import UnixEndpoint
 from hugind.supervisor.llama.stream import EngineStream
-from hugind.supervisor.worker import Spawn
+from hugind.supervisor.spawn import Spawn
 from tests.proxy.exchanges import FakeClient
 
 HELLO = b'data: {"choices":[{"index":0,"delta":{"content":"hello"}}]}\n\n'
