@@ -111,7 +111,7 @@ async def test_a_mistake_changes_nothing(tmp_path: Path) -> None:
 
 
 async def test_who_waits_at_a_replaced_engine_may_ask_again(tmp_path: Path) -> None:
-    """A turn that waited there gets 503 with retry-after; one that comes then waits for the new engine and is served."""
+    """A turn that waited there gets 503 with retry-after; one that comes later is served by the new engine."""
     async with open_desk(tmp_path) as desk:
         engine = desk.gateway.fleet.engines["b"]
         old = desk.gateway.leases(engine)
