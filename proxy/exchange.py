@@ -67,6 +67,11 @@ class Exchange:
         """The engine has said what there was to wait for; the last call counts."""
         self.upstream_s = time.perf_counter() - self._sent
 
+    @property
+    def was_heard(self) -> bool:
+        """The engine has begun to answer."""
+        return self.upstream_s > 0
+
     async def read_json(self, limit: int) -> dict[str, Any]:
         """The request body as a JSON object, whatever its content type says.
 

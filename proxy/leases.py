@@ -92,10 +92,13 @@ class Leases:
         self.release(lease)
         return lease.spawn
 
-    def release(self, lease: Lease, *, aborted: bool = False) -> None:
-        """Give the slot back. After an `aborted` turn it is lent again only when the engine says that it is idle."""
+    def release(self, lease: Lease, *, aborted: bool = False, quiet_s: float = 0) -> None:
+        """Give the slot back. After an `aborted` turn it is lent again only when the engine says that it is idle.
+
+        `quiet_s`: how long it must have been idle, unless it was found at work before.
+        """
         if aborted:
-            task = tasks.start(self._settle(lease), f"settle {self._engine.name}")
+            task = tasks.start(self._settle(lease, quiet_s), f"settle {self._engine.name}")
             self._settling.add(task)
             # Not in the task's own `finally`: one that is cancelled before it began would never come to it.
             task.add_done_callback(partial(self._settled, lease))
@@ -152,8 +155,9 @@ class Leases:
             self._waiting.discard(ticket)
             self._queue.withdraw(ticket)
 
-    async def _settle(self, lease: Lease) -> None:
+    async def _settle(self, lease: Lease, quiet_s: float) -> None:
         """Wait until the engine has noticed that nobody listens; at a batch boundary, so it may take seconds."""
+        quiet_until = time.monotonic() + quiet_s
         pause_s = SETTLE_FIRST_LOOK_S
         while lease.spawn in self._workers:
             await asyncio.sleep(pause_s)
@@ -162,7 +166,9 @@ class Leases:
                 slots = await lease.spawn.client.slots(SETTLE_TIMEOUT_S)
             except WorkerUnreachable:
                 continue  # its supervision notices too, and replaces it
-            if not any(slot.is_processing for slot in slots if slot.id == lease.slot):
+            if any(slot.is_processing for slot in slots if slot.id == lease.slot):
+                quiet_until = 0
+            elif time.monotonic() >= quiet_until:
                 break
 
     def _settled(self, lease: Lease, task: asyncio.Task[None]) -> None:

@@ -17,6 +17,10 @@ from hugind.supervisor.errors import StreamCut, WorkerUnreachable
 from hugind.supervisor.llama.stream import EngineStream
 from hugind.supervisor.spawn import Spawn
 
+UNREAD_S = 0.05
+UNREAD_S_PER_BYTE = 1e-6
+"""Measured on two shared cores: 8 ms until 40 KB of chat show as a busy slot, 68 ms for 400 KB."""
+
 Answer = Callable[[Spawn, EngineStream], Awaitable[None]]
 """Hands the engine's answer (status 200, body not yet read) to the client."""
 
@@ -35,9 +39,10 @@ async def take_turn(leases: Leases, exchange: Exchange, path: str, body: dict[st
         for attempt in ("first", "last"):
             lease = await leases.acquire()
             exchange.queue_s += lease.queued_s
-            is_settled = False
+            is_settled, sent = False, 0
             try:
                 pinned = _encode({**body, "id_slot": lease.slot, "cache_prompt": True})
+                sent = len(pinned)
                 await _send_and_answer(lease, exchange, path, pinned, answer)
                 is_settled = True
                 return
@@ -52,7 +57,7 @@ async def take_turn(leases: Leases, exchange: Exchange, path: str, body: dict[st
                 is_settled = True
                 raise refused.error from None
             finally:
-                leases.release(lease, aborted=not is_settled)
+                leases.release(lease, aborted=not is_settled, quiet_s=0 if exchange.was_heard else _unread_s(sent))
 
 
 async def pass_through(leases: Leases, exchange: Exchange, path: str, body: dict[str, Any]) -> None:
@@ -96,6 +101,11 @@ async def _send_and_answer(lease: Lease, exchange: Exchange, path: str, body: by
         if response.status != 200:
             raise _Refused(await engine_error(response))
         await answer(lease.spawn, response)
+
+
+def _unread_s(size_bytes: int) -> float:
+    """How long a request may lie at the engine, unread or half turned into tokens, and its slot look idle."""
+    return UNREAD_S + UNREAD_S_PER_BYTE * size_bytes
 
 
 def _encode(body: dict[str, Any]) -> bytes:

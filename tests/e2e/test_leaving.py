@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 
 from hugind.supervisor.config import Config
 from tests.e2e.conftest import chat_config
-from tests.eventually import eventually
+from tests.e2e.gateway_process import running
+from tests.eventually import eventually, eventually_sync
 from tests.proxy.serving import RawConnection, Served, chat, connect, endless, http_request, serving, standin_config
 
 CLIENTS = 20
@@ -93,6 +95,21 @@ async def test_the_real_engine_stops_computing(tmp_path: Path, is_stream: bool, 
                 await served.until_free(2)
         async with served.spawn().client.post("/completion", b'{"prompt":"a","n_predict":1}') as answer:
             assert 200 == answer.status
+
+
+@pytest.mark.e2e
+def test_leaving_at_once(tmp_path: Path) -> None:
+    """The end of a client may be read together with its request, before anybody has begun to listen for it."""
+    with running(tmp_path, {"chat": chat_config(tmp_path, context={"ctx_size": 200_000})}) as gateway:
+        for _ in range(CLIENTS):
+            with socket.create_connection(("127.0.0.1", gateway.port)) as hasty:
+                hasty.sendall(http_request(chat(stream=True, max_tokens=100_000)).replace(b"test-key", b"e2e-key"))
+                hasty.shutdown(socket.SHUT_WR)
+                while hasty.recv(65536):
+                    pass
+        eventually_sync(lambda: gateway.engine("chat")["free_slots"] == 2)
+
+        assert 200 == gateway.client.post("/v1/chat/completions", json=chat(max_tokens=1)).status_code
 
 
 async def _arrive(stack: AsyncExitStack, served: Served, body: dict[str, Any]) -> list[RawConnection]:

@@ -20,13 +20,25 @@ def body_message(body: bytes, *, more: bool = False) -> Message:
 class FakeClient:
     """The other side of one exchange. `says` holds what it sends; an empty queue means that it is silent."""
 
-    def __init__(self, *messages: Message, headers: Iterable[tuple[bytes, bytes]] = (), path: str = "/x") -> None:
+    def __init__(
+        self, *messages: Message, headers: Iterable[tuple[bytes, bytes]] = (), path: str = "/x", method: str = "POST"
+    ) -> None:
         self.says: asyncio.Queue[Message] = asyncio.Queue()
         for message in messages:
             self.says.put_nowait(message)
         self.got: list[Message] = []
-        scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": list(headers)}
-        self.exchange = Exchange(scope, self.says.get, self._hear)
+        scope: Scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "headers": list(headers),
+            "query_string": b"",
+            "http_version": "1.1",
+            "scheme": "http",
+            "extensions": {},
+        }
+        self.exchange = Exchange(scope, self.says.get, self.hear)
 
     @property
     def body(self) -> bytes:
@@ -38,5 +50,6 @@ class FakeClient:
         """The last of the answer has come."""
         return bool(self.got) and self.got[-1].get("more_body") is False
 
-    async def _hear(self, message: Message) -> None:
+    async def hear(self, message: Message) -> None:
+        """As ASGI's `send`."""
         self.got.append(message)

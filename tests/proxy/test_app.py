@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from hugind.proxy.access.auth import Keyring
@@ -116,19 +117,27 @@ async def test_401_names_the_scheme(served: Served) -> None:
 async def test_a_bug_is_an_error_in_the_right_shape(caplog: pytest.LogCaptureFixture) -> None:
     """Whatever breaks, the client gets 500 in its dialect and an id that the log knows."""
 
-    class Broken(Keyring):
+    class BrokenKeyring(Keyring):
         def authenticate(self, exchange: object) -> Any:
             raise ZeroDivisionError
 
-    for path in ("/v1/messages", CHAT):
-        client = FakeClient(path=path)
-        app = App(Gateway(Fleet({}), Broken()))
-        await app(client.exchange.scope, client.says.get, _sink(client))
+    class BrokenFleet(Fleet):
+        @property
+        def is_ready(self) -> bool:
+            raise ZeroDivisionError
+
+    app = App(Gateway(BrokenFleet({}), BrokenKeyring()))
+    for method, path in (("POST", "/v1/messages"), ("POST", CHAT), ("GET", "/readyz")):
+        caplog.clear()
+        client = FakeClient(path=path, method=method)
+        await app(client.exchange.scope, client.says.get, client.hear)
+        error = orjson.loads(client.body)["error"]
 
         assert 500 == client.got[0]["status"]
-        assert b"req_" in client.body
-        assert b"ZeroDivisionError" not in client.body
-    assert "ZeroDivisionError" in caplog.text
+        assert 2 == len(client.got)
+        assert error["message"].rpartition(" ")[2] in caplog.text
+        assert "ZeroDivisionError" in caplog.text
+        assert "ZeroDivisionError" not in error["message"]
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/messages"])
@@ -155,13 +164,6 @@ async def test_stopping_answers_who_waits(served: Served) -> None:
         status, headers, _ = await client.response()
 
         assert (503, "5") == (status, headers["retry-after"])
-
-
-def _sink(client: FakeClient) -> Any:
-    async def hear(message: Any) -> None:
-        client.got.append(message)
-
-    return hear
 
 
 async def _send_without_end(writer: asyncio.StreamWriter) -> None:

@@ -103,6 +103,24 @@ async def test_an_aborted_slot_waits_for_the_engine(tmp_path: Path) -> None:
         await served.until_free(1)
 
 
+async def test_a_request_that_was_never_heard_of_may_still_begin(tmp_path: Path) -> None:
+    """That a slot looks idle proves nothing while the engine may not have read the aborted request yet."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path, server={"max_slots": 1})}) as served:
+        leases = served.leases()
+        lease = await leases.acquire()
+        leases.release(lease, aborted=True, quiet_s=3600)
+        body = orjson.dumps({**endless(token_ms=20), "id_slot": lease.slot})
+        for _ in range(20):
+            assert await served.busy_slots() == []
+        async with lease.spawn.client.post("/v1/chat/completions", body) as response:
+            stream = response.chunks()
+            for _ in range(60):
+                await anext(stream)
+
+                assert leases.free == 0
+        await served.until_free(1)
+
+
 async def test_stopping_gives_back_what_was_never_settled(tmp_path: Path) -> None:
     """A turn that is aborted in the moment of stopping does not hold up the drain."""
     async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:
