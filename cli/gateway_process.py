@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hugind.cli import output
@@ -32,10 +33,10 @@ STOP_MARGIN_S = 20
 def start_arguments(
     names: Sequence[str], *, autoload: bool, host: str | None, port: int | None, binary: str | None
 ) -> list[str]:
-    """The arguments of `hugind` that start this gateway again."""
-    given = (("--host", host), ("--port", port), ("--binary", binary))
+    """The arguments of `hugind` that start this gateway again, from whatever folder."""
+    given = (("--host", host), ("--port", port), ("--binary", None if binary is None else _from_anywhere(binary)))
     flags = [part for flag, value in given if value is not None for part in (flag, str(value))]
-    return ["server", "start", *names, *(["--autoload"] if autoload else []), *flags]
+    return ["server", "start", *map(_from_anywhere, names), *(["--autoload"] if autoload else []), *flags]
 
 
 def run_here(options: StartOptions, environment: Environment, *, is_child: bool) -> None:
@@ -129,6 +130,11 @@ def list_configs(environment: Environment) -> list[dict[str, Any]]:
     }
     names = sorted({*environment.home.config_names(), *served})
     return [_config_row(name, environment, *served.get(name, (None, None))) for name in names]
+
+
+def _from_anywhere(word: str) -> str:
+    """A path made absolute; a config's name or `embedded` as it is."""
+    return str(Path(word).expanduser().absolute()) if "/" in word or word.endswith((".yml", ".yaml")) else word
 
 
 def _config_row(name: str, environment: Environment, url: str | None, engine: dict[str, Any] | None) -> dict[str, Any]:

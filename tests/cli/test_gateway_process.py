@@ -32,6 +32,19 @@ def test_arguments_start_the_same_again() -> None:
     assert told == ["server", "start", "a", "b", "--autoload", "--port", "0", "--binary", "embedded"]
 
 
+def test_arguments_hold_from_any_folder() -> None:
+    """`server restart` may be called from elsewhere: files are named whole."""
+    told = gateway_process.start_arguments(["dir/a.yml"], autoload=False, host=None, port=None, binary="./llama-server")
+
+    assert told == [
+        "server",
+        "start",
+        str(Path("dir/a.yml").absolute()),
+        "--binary",
+        str(Path("llama-server").absolute()),
+    ]
+
+
 def test_describe_one_that_does_not_answer() -> None:
     """A gateway that is there and says nothing is described all the same, with the reason."""
     with socket.socket() as closed:
