@@ -17,9 +17,9 @@ from hugind.supervisor.errors import StreamCut, WorkerUnreachable
 from hugind.supervisor.llama.stream import EngineStream
 from hugind.supervisor.spawn import Spawn
 
-UNREAD_S = 0.05
+UNREAD_S = 0.25
 UNREAD_S_PER_BYTE = 1e-6
-"""Measured on two shared cores: 8 ms until 40 KB of chat show as a busy slot, 68 ms for 400 KB."""
+"""Measured on two idle cores: 8 ms until 40 KB of chat show as a busy slot, 68 ms for 400 KB; more under load."""
 
 Answer = Callable[[Spawn, EngineStream], Awaitable[None]]
 """Hands the engine's answer (status 200, body not yet read) to the client."""
