@@ -25,7 +25,7 @@ from hugind.supervisor.llama.binary import resolve_binary
 from hugind.supervisor.paths import Home
 from hugind.supervisor.run_folder import own_run_folder
 from hugind.supervisor.spawn import Spawn
-from hugind.supervisor.worker import Worker
+from hugind.supervisor.worker import Worker, WorkerState
 from tests.eventually import eventually
 
 KEY = "test-key"
@@ -112,7 +112,8 @@ async def serving(
             try:
                 await listening.wait()
                 if is_ready:
-                    await eventually(lambda: gateway.fleet.is_ready)
+                    workers = [worker for engine in engines.values() for worker in engine.workers]
+                    await eventually(lambda: all(worker.state is WorkerState.READY for worker in workers))
                 async with httpx.AsyncClient(
                     base_url=f"http://127.0.0.1:{port}",
                     headers={"Authorization": f"Bearer {KEY}"},
