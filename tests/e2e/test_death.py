@@ -92,8 +92,9 @@ def test_a_stopped_gateway_leaves_nothing(
 def test_a_running_turn_may_finish(tmp_path: Path, config: dict[str, Any]) -> None:
     """A stream that ends within the drain time ends as if nothing had happened."""
     config["context"]["ctx_size"] = 4096
+    config["engine"]["drain_s"] = 30
     with running(tmp_path, {"chat": config}) as gateway:
-        body = chat(stream=True, max_tokens=2000, stream_options={"include_usage": True})
+        body = chat(stream=True, max_tokens=400, stream_options={"include_usage": True})
         events = _read_and(gateway, "/v1/chat/completions", body, lambda: gateway.process.send_signal(signal.SIGTERM))
         assembler = ChatAssembler()
         for event in events[:-1]:
@@ -101,7 +102,7 @@ def test_a_running_turn_may_finish(tmp_path: Path, config: dict[str, Any]) -> No
 
         assert 0 == gateway.wait()
         assert events[-1].is_done
-        assert 2000 == assembler.result()["usage"]["completion_tokens"]
+        assert 400 == assembler.result()["usage"]["completion_tokens"]
 
 
 def _read_and(
