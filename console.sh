@@ -2,8 +2,15 @@
 # hugind for people: start, stop, restart, status, logs, test. A thin shell over runtime/install.sh and `hugind`.
 set -eu
 
-root=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+me=$0
+while [ -L "$me" ]; do
+    target=$(readlink "$me")
+    case "$target" in /*) me=$target ;; *) me=$(dirname -- "$me")/$target ;; esac
+done
+root=$(CDPATH= cd -- "$(dirname -- "$me")" && pwd -P)
 env_file=${HUGIND_CONFIG_ENV:-"$root/runtime/config.env"}
+case "$env_file" in /*) ;; *) env_file="$PWD/$env_file" ;; esac
+export HUGIND_CONFIG_ENV="$env_file"
 bin="$root/runtime/.venv/bin"
 
 usage() {
@@ -13,7 +20,8 @@ usage: ./console.sh COMMAND
   start [--offline]   install on the first run, then start the gateway in the background;
                       --offline: use the demo model, ask the internet for nothing but Python packages
   stop                let running turns finish, then stop everything
-  restart             stop and start again; changes in runtime/config.env take effect
+  restart             stop and start again; changes in runtime/config.env take effect (stop and restart mean every
+                      gateway of the hugind home)
   status [--json]     what runs: gateway, engines, workers
   logs [-f] [CONFIG]  the gateway's log, or that of a config's llama-servers
   test [ARGS]         every check and the whole test suite, on the real engine; ARGS go to pytest
@@ -23,27 +31,34 @@ EOF
 }
 
 load_config() {
-    "$root/runtime/install.sh" "$@"
     set -a
     # shellcheck disable=SC1090
-    . "$env_file"
+    . "$env_file" || { echo "error: $env_file cannot be read by the shell" >&2; exit 1; }
     set +a
+    LLAMA_MODEL=${LLAMA_MODEL:-demo}
 }
 
+# Words on purpose: LLAMA_MODEL may name several configs.
 start() {
-    load_config "$@"
-    # Words on purpose: LLAMA_MODEL may name several configs.
     # shellcheck disable=SC2086
     "$bin/hugind" server start $LLAMA_MODEL --detach
     echo "  key       LLAMA_API_KEY in $env_file" >&2
     echo "  stop      ./console.sh stop" >&2
 }
 
+restart() {
+    # shellcheck disable=SC2086
+    "$bin/hugind" server start $LLAMA_MODEL --check # before anything is stopped
+    "$bin/hugind" server stop
+    start
+}
+
 need_install() {
-    if [ ! -x "$bin/hugind" ]; then
+    if [ ! -x "$bin/hugind" ] || [ ! -e "$env_file" ]; then
         echo "hugind is not installed yet; ./console.sh start does that" >&2
         exit 3
     fi
+    load_config
 }
 
 run_checks() {
@@ -60,9 +75,9 @@ run_checks() {
 command=${1:-help}
 [ $# -gt 0 ] && shift
 case "$command" in
-    start) start "$@" ;;
+    start) "$root/runtime/install.sh" "$@"; load_config; start ;;
     stop) need_install; "$bin/hugind" server stop "$@" ;;
-    restart) need_install; "$bin/hugind" server stop; start "$@" ;;
+    restart) need_install; "$root/runtime/install.sh" "$@"; restart ;;
     status) need_install; "$bin/hugind" server status "$@" ;;
     logs) need_install; "$bin/hugind" server logs "$@" ;;
     test) run_checks "$@" ;;

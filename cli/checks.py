@@ -78,11 +78,11 @@ def _engine(home: Home, explicit: str | None) -> Check:
 
 
 def _home(home: Home) -> Check:
-    if not home.root.exists():
-        return Check("home", is_good=True, says=f"{home.root}, not made yet")
-    writable = os.access(home.root, os.W_OK)
-    says = str(home.root) if writable else f"{home.root} cannot be written"
-    return Check("home", is_good=writable, says=says)
+    nearest = next(folder for folder in (home.root, *home.root.parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        says, advice = f"{home.root} cannot be used: {nearest} is no folder to write in", "name another: HUGIND_HOME"
+        return Check("home", is_good=False, says=says, advice=advice)
+    return Check("home", is_good=True, says=str(home.root) if nearest == home.root else f"{home.root}, not made yet")
 
 
 def _configs(home: Home) -> list[Check]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -124,7 +125,8 @@ def demo(quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only wha
 @config_app.command()
 def defaults(
     lib: Annotated[
-        str | None, typer.Option("--lib", help="A llama-server, a folder that holds one, or a libllama beside one.")
+        str | None,
+        typer.Option("--lib", help="A llama-server, a folder that holds one, or a libllama beside one; '' for none."),
     ] = None,
     hf_token: Annotated[
         str | None, typer.Option("--hf-token", help="Token for gated Hugging Face repositories.")
@@ -138,8 +140,9 @@ def defaults(
     home = _home()
     changes: dict[str, str | int | None] = {}
     if lib is not None:
-        output.say(f"llama-server {resolve_binary(lib).build}")
-        changes["lib"] = lib
+        if lib:
+            output.say(f"llama-server {resolve_binary(lib).build}")
+        changes["lib"] = str(Path(lib).expanduser().absolute()) if "/" in lib else lib or None
     if hf_token is not None:
         changes["hf_token"] = hf_token
     settings = save_settings(home, changes) if changes else load_settings(home)

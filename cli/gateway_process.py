@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from hugind.cli import output
 from hugind.cli.client import GatewayClient
@@ -72,30 +74,58 @@ def start_detached(
     Raises:
         HugindError: it ended before it listened, or none of its engines can serve.
     """
+    wanted_port = port if port is not None else environment.port
+    wanted = {Path(name).stem if name.endswith((".yml", ".yaml")) else name for name in names}
     for record in live_gateways(environment.home):
-        if set(record.configs) == set(names) and port in (None, record.port):
+        if set(record.configs) == wanted and wanted_port in (None, 0, record.port):
             output.say("it already runs; 'restart' applies changed settings")
             return record
-    return _spawn([*arguments, "--as-child"], environment)
+    return _spawn(arguments, environment, os.environ)
 
 
-def start_again(record: GatewayRecord, environment: Environment) -> GatewayRecord:
-    """Start a stopped gateway as it was started before. Blocks; raises as `start_detached`."""
-    return _spawn([*record.argv, "--as-child"], environment)
+def restart_gateway(record: GatewayRecord, environment: Environment) -> GatewayRecord:
+    """Stop a gateway and start it as it was started: its arguments, its environment with the key in it. Blocks.
+
+    What would keep it from starting is found before it is stopped.
+
+    Raises:
+        HugindError: as `start_detached`; or it could not be started again, and goes on.
+    """
+    variables = psutil.Process(record.process.pid).environ()
+    check = subprocess.run(
+        [sys.executable, "-m", "hugind.cli.main", *record.argv, "--check"],
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if check.returncode != 0:
+        reason = check.stderr.strip().removeprefix("error: ")
+        raise HugindError(f"it could not be started again, so it goes on: {reason}")
+    stop_gateway(record, environment)
+    return _spawn(record.argv, environment, variables)
 
 
 def stop_gateway(record: GatewayRecord, environment: Environment) -> None:
     """End a gateway and everything it started. Blocks until it is gone."""
-    patience_s = STOP_MARGIN_S + sum(_patience_s(name, environment) for name in record.configs)
-    os.kill(record.process.pid, signal.SIGTERM)
-    deadline = time.monotonic() + patience_s
-    while record.process.is_alive():
-        if time.monotonic() > deadline:
-            output.say(f"it did not stop within {patience_s:g} s and is killed")
-            os.kill(record.process.pid, signal.SIGKILL)
-            deadline = time.monotonic() + STOP_MARGIN_S
-        time.sleep(POLL_S)
+    patience_s = STOP_MARGIN_S + record.patience_s
+    with output.progress(f"stopping {record.url} (pid {record.process.pid})"):
+        _signal(record, signal.SIGTERM)
+        deadline = time.monotonic() + patience_s
+        while record.process.is_alive():
+            if time.monotonic() > deadline:
+                output.say(f"it did not stop within {patience_s:g} s and is killed")
+                _signal(record, signal.SIGKILL)
+                deadline = time.monotonic() + STOP_MARGIN_S
+            time.sleep(POLL_S)
     sweep_leftovers(environment)
+
+
+def _signal(record: GatewayRecord, number: signal.Signals) -> None:
+    try:
+        os.kill(record.process.pid, number)
+    except ProcessLookupError:
+        pass  # it ended by itself
 
 
 def sweep_leftovers(environment: Environment) -> None:
@@ -146,22 +176,24 @@ def _config_row(name: str, environment: Environment, url: str | None, engine: di
         except HugindError as error:
             row |= {"state": "invalid", "reason": error.message}
     if engine is not None:
+        stale = f"serves as started, but the file is wrong now: {row['reason']}" if row["reason"] else None
         ready = sum(worker["state"] == "ready" for worker in engine["workers"])
         row |= {
             "state": engine["state"],
-            "reason": engine["reason"],
+            "reason": engine["reason"] or stale,
             "ready_workers": f"{ready}/{len(engine['workers'])}",
             "workers": engine["workers"],
         }
     return row
 
 
-def _spawn(arguments: Sequence[str], environment: Environment) -> GatewayRecord:
+def _spawn(arguments: Sequence[str], environment: Environment, variables: Mapping[str, str]) -> GatewayRecord:
     environment.home.create()
     words = environment.home.logs / "gateway.out"
     with words.open("w+b") as out:
         child = subprocess.Popen(
-            [sys.executable, "-m", "hugind.cli.main", *arguments],
+            [sys.executable, "-m", "hugind.cli.main", *arguments, "--as-child"],
+            env=dict(variables),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -174,7 +206,8 @@ def _spawn(arguments: Sequence[str], environment: Environment) -> GatewayRecord:
                 raise HugindError(said.removeprefix("error: ") or f"the gateway ended with {child.returncode}")
             _await_ready(record, child)
         except BaseException:
-            child.terminate()  # Ctrl-C, or an engine that cannot serve: leave nothing half started
+            output.say("ending what was started")  # Ctrl-C, or no engine can serve: nothing half started stays
+            child.terminate()
             child.wait()
             raise
     return record
@@ -187,6 +220,15 @@ def _await_listening(child: subprocess.Popen[bytes], environment: Environment) -
                 return record
         time.sleep(POLL_S)
     return None
+
+
+def await_loaded(record: GatewayRecord, names: Collection[str]) -> list[dict[str, Any]]:
+    """Wait until none of these engines is loading; those that cannot serve. Blocks."""
+    while True:
+        engines = [engine for engine in GatewayClient(record).engines() if engine["name"] in names]
+        if all(engine["state"] in ("ready", "failed") for engine in engines):
+            return [engine for engine in engines if engine["state"] == "failed"]
+        time.sleep(POLL_S)
 
 
 def _await_ready(record: GatewayRecord, child: subprocess.Popen[bytes]) -> None:
@@ -204,11 +246,3 @@ def _await_ready(record: GatewayRecord, child: subprocess.Popen[bytes]) -> None:
         output.say(f"{engine['name']} cannot serve: {engine['reason']}")
     if len(failed) == len(engines):
         raise HugindError("no engine could be started", hint="hugind doctor, and the log: " + record.log)
-
-
-def _patience_s(name: str, environment: Environment) -> float:
-    try:
-        engine = load_config(environment.home.config(name)).engine
-    except (HugindError, ValueError):
-        return 0
-    return engine.drain_s * 2 + engine.stop_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import deque
 from pathlib import Path
@@ -20,7 +21,7 @@ def show_logs(home: Home, config: str | None, *, lines: int, follow: bool) -> No
     Raises:
         HugindError: there is no such log.
     """
-    paths = sorted(home.logs.glob(f"{config}-[0-9]*.log")) if config else [home.logs / "gateway.log"]
+    paths = _worker_logs(home, config) if config else [home.logs / "gateway.log"]
     paths = [path for path in paths if path.exists()]
     if not paths:
         what = f"'{config}' has" if config else "the gateway has"
@@ -36,6 +37,11 @@ def show_logs(home: Home, config: str | None, *, lines: int, follow: bool) -> No
     finally:
         for tail in tails:
             tail.close()
+
+
+def _worker_logs(home: Home, config: str) -> list[Path]:
+    mine = re.compile(re.escape(config) + r"-\d+\.log")
+    return sorted(path for path in home.logs.glob("*.log") if mine.fullmatch(path.name))
 
 
 class _Tail:

@@ -56,9 +56,9 @@ def main() -> None:
     except HugindError as error:
         output.fail(error.message, error.hint)
         sys.exit(1)
-    except KeyboardInterrupt:
-        output.say("interrupted")
-        sys.exit(130)
+    except OSError as error:  # a disk that is full, a folder that may not be written
+        output.fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), None)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

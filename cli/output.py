@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 
 def print_text(text: str) -> None:
@@ -25,12 +24,13 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    print(title)
+    table = Table(*columns, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*("-" if cell is None else str(cell) for cell in row))
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
-        console.width = 240
+        console.width = 10_000
     console.print(table)
 
 
@@ -57,8 +57,3 @@ def progress(text: str) -> Iterator[None]:
 
     with Console(stderr=True, markup=False).status(text):
         yield
-
-
-def yes_no(value: Any) -> str:
-    """A boolean for people."""
-    return "yes" if value else "no"

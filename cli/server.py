@@ -33,6 +33,7 @@ def start(
         ),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready and leave it running.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only say whether it could start.")] = False,
     is_child: Annotated[bool, typer.Option("--as-child", hidden=True)] = False,
 ) -> None:
     """Start the gateway with one or more configs, in the foreground unless --detach.
@@ -44,7 +45,11 @@ def start(
     environment = _environment()
     names = configs or []
     arguments = gateway_process.start_arguments(names, autoload=autoload, host=host, port=port, binary=binary)
-    if detach:
+    if check:
+        from hugind.proxy.start import StartOptions, check_start
+
+        check_start(StartOptions(tuple(names), host, port, binary, (), environment.home.logs, autoload), environment)
+    elif detach:
         every = {*names, *(environment.home.config_names() if autoload else [])}
         _print_running(gateway_process.start_detached(every, arguments, environment, port=port))
     else:
@@ -67,8 +72,7 @@ def stop(port: Port = None) -> None:
         gateway_process.sweep_leftovers(environment)
         return
     for record in running:
-        with output.progress(f"stopping {record.url} (pid {record.process.pid})"):
-            gateway_process.stop_gateway(record, environment)
+        gateway_process.stop_gateway(record, environment)
         output.say(f"stopped {record.url}")
 
 
@@ -95,33 +99,36 @@ def restart(
     if not running:
         raise HugindError("nothing runs", hint="hugind server start CONFIG")
     for record in running:
-        with output.progress(f"stopping {record.url} (pid {record.process.pid})"):
-            gateway_process.stop_gateway(record, environment)
-        _print_running(gateway_process.start_again(record, environment))
+        _print_running(gateway_process.restart_gateway(record, environment))
 
 
 @server_app.command()
 def reload(as_json: Json = False, port: Port = None) -> None:
     """Read the configs anew: only engines whose config changed are replaced, the rest keep serving. Or: SIGHUP.
 
-    A config with a mistake changes nothing. A replaced engine first finishes its running turns, within its drain_s.
+    A config with a mistake, or whose files are missing, changes nothing. A replaced engine first finishes its running
+    turns, within its drain_s; the command returns when the new ones are ready.
     """
+    from hugind.cli import gateway_process
     from hugind.cli.client import GatewayClient
     from hugind.supervisor.errors import HugindError
 
     running = _running(_environment(), port)
     if not running:
         raise HugindError("nothing runs", hint="hugind server start CONFIG")
-    differences = {}
+    differences, failed = {}, []
     for record in running:
         with output.progress(f"reloading {record.url}"):
-            differences[record.url] = GatewayClient(record).reload()
+            differences[record.url] = difference = GatewayClient(record).reload()
+            failed += gateway_process.await_loaded(record, {*difference["added"], *difference["replaced"]})
     if as_json:
         output.print_json(differences)
-        return
-    for url, difference in differences.items():
-        rows = [(what, ", ".join(names) or "-") for what, names in difference.items()]
-        output.print_table(url, ("", "engines"), rows)
+    else:
+        for url, difference in differences.items():
+            rows = [(what, ", ".join(names) or "-") for what, names in difference.items()]
+            output.print_table(url, ("", "engines"), rows)
+    if failed:
+        raise HugindError("; ".join(f"{engine['name']} cannot serve: {engine['reason']}" for engine in failed))
 
 
 @server_app.command()
@@ -142,6 +149,8 @@ def status(as_json: Json = False, port: Port = None) -> None:
         output.say("nothing runs")
     else:
         for gateway in gateways:
+            if "error" in gateway:
+                output.say(f"error: {gateway['error']}")
             title = f"{gateway['url']}  pid {gateway['pid']}  log {gateway['log']}"
             _print_workers(title, [w for w in workers if w["gateway"] == gateway["url"]])
     if not gateways:

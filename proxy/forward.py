@@ -21,6 +21,10 @@ STREAM_HEADERS: Headers = [
 ]
 
 
+_NULL_EVENT = b"data: null\n\n"
+"""Sent where a token was only the first half of a character; clients trip over it."""
+
+
 class Assembler(Protocol):
     """Puts the events of a stream together into the answer that would have come unstreamed."""
 
@@ -56,6 +60,8 @@ async def relay_stream(exchange: Exchange, spawn: Spawn, response: EngineStream)
         if part or not chunk.endswith(b"\n\n"):
             whole, end, part = (part + chunk).rpartition(b"\n\n")
             chunk = whole + end
+        if _NULL_EVENT in chunk:
+            chunk = chunk.replace(_NULL_EVENT, b"")
         await send(chunk)
     await send(part, more=False)
 

@@ -31,7 +31,6 @@ class Lease:
 
     worker: Worker
     place: Place[Spawn]
-    queued_s: float
 
     @property
     def spawn(self) -> Spawn:
@@ -73,12 +72,11 @@ class Leases:
         Raises:
             ApiError: 503 when the engine failed, too many wait, or the wait took `limits.max_wait_s`.
         """
-        begun = time.monotonic()
         while True:
             place = await self._place()
             if worker := self._workers.get(place.worker):
                 worker.enter()
-                return Lease(worker, place, time.monotonic() - begun)
+                return Lease(worker, place)
 
     async def ready_spawn(self) -> Spawn:
         """Any ready worker, for requests that need no slot. Waits while the engine loads.

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 
 from hugind.proxy.access.auth import Keyring
@@ -63,7 +63,9 @@ class Reloader:
             before = dict(self._gateway.fleet.engines)
             after, keyring = await asyncio.to_thread(self._load, before)
             difference = Difference.between(before, after)
-            logger.info("reload: %s", difference)
+            logger.info(
+                "reload: %s", ", ".join(f"{what} {names}" for what, names in asdict(difference).items() if names)
+            )
             # To its end even if the one who asked leaves: half an exchange would leave engines that never start.
             await tasks.finish(self._gateway.exchange(after, keyring), "exchange engines")
             self._on_change(list(after))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import secrets
 import sys
@@ -14,7 +15,7 @@ from hugind.proxy.app import App
 from hugind.proxy.gateway import Gateway
 from hugind.proxy.reload import Reloader
 from hugind.proxy.server import bind, run_server
-from hugind.supervisor.config import Config, find_config, load_config
+from hugind.supervisor.config import Config, find_config, load_config, missing_files
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.errors import ConfigError, HugindError
 from hugind.supervisor.fleet import Fleet
@@ -53,6 +54,19 @@ class Address:
     port: int
 
 
+def check_start(options: StartOptions, environment: Environment) -> None:
+    """Whether a gateway could be started so: everything but the port, which another may hold still. Starts nothing.
+
+    Raises:
+        HugindError: as `start_gateway`.
+    """
+    settings = load_settings(environment.home)
+    configs = load_configs(options, environment)
+    make_keyring(configs, environment, choose_address(options, environment, settings, configs), "-")
+    for config in configs.values():
+        resolve_binary(options.binary, config.engine.binary, settings.lib)
+
+
 def start_gateway(options: StartOptions, environment: Environment) -> None:
     """Serve until told to stop. Blocks.
 
@@ -82,7 +96,9 @@ def start_gateway(options: StartOptions, environment: Environment) -> None:
             return load_engines(configs, options, home, folder, current), keyring
 
         def publish(names: Sequence[str]) -> None:
-            folder.publish(replace(record, configs=tuple(names)))
+            engines = [engine.config.engine for engine in gateway.fleet.engines.values()]
+            patience_s = 2 * max(e.drain_s for e in engines) + max(e.stop_s for e in engines) if engines else 0
+            folder.publish(replace(record, configs=tuple(names), patience_s=patience_s))
 
         def on_listening() -> None:
             publish(list(gateway.fleet.engines))
@@ -111,9 +127,21 @@ def load_engines(
         if known is not None and known.config == config and known.binary == binary:
             engines[name] = known
         else:
+            if current:  # in a gateway that serves, a good engine is not given up for one that cannot start
+                refuse_missing_files(name, config, home)
             logger.info("%s runs on %s (%s: %s)", name, binary.build, binary.kind, binary.reason)
             engines[name] = Engine(name, config, binary, home, folder)
     return engines
+
+
+def refuse_missing_files(name: str, config: Config, home: Home) -> None:
+    """A config's files must be there.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for key, file in missing_files(config, home):
+        raise ConfigError(f"{name}: there is no file {file}", key=key, hint="put it there, or correct the path")
 
 
 def make_keyring(configs: dict[str, Config], environment: Environment, address: Address, token: str) -> Keyring:
@@ -179,11 +207,18 @@ def require_key_beyond_loopback(address: Address, keyring: Keyring) -> None:
     Raises:
         HugindError: it would.
     """
-    if keyring.is_open and address.host not in LOOPBACK_NAMES:
+    if keyring.is_open and not _is_loopback(address.host):
         raise HugindError(
             f"{address.host} can be reached from the network, and no API key is configured",
             hint="set LLAMA_API_KEY or server.api_key, or listen on 127.0.0.1",
         )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host in LOOPBACK_NAMES
 
 
 def require_key_for_each(configs: Iterable[str], keyring: Keyring) -> None:

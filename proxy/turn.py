@@ -37,8 +37,7 @@ async def take_turn(leases: Leases, exchange: Exchange, path: str, body: dict[st
     """
     async with DisconnectWatch(exchange):
         for attempt in ("first", "last"):
-            lease = await leases.acquire()
-            exchange.queue_s += lease.queued_s
+            lease = await _acquire(leases, exchange)
             is_settled, sent = False, 0
             try:
                 pinned = _encode({**body, "id_slot": lease.slot, "cache_prompt": True})
@@ -87,6 +86,14 @@ async def pass_through(leases: Leases, exchange: Exchange, path: str, body: dict
             except StreamCut as error:
                 raise StreamBroken(error.message) from error
         await exchange.respond(200, answer)
+
+
+async def _acquire(leases: Leases, exchange: Exchange) -> Lease:
+    begun = time.perf_counter()
+    try:
+        return await leases.acquire()
+    finally:
+        exchange.queue_s += time.perf_counter() - begun
 
 
 class _Refused(Exception):  # noqa: N818 - carries a refusal out of the exchange

@@ -8,10 +8,11 @@
 #   HUGIND_CONFIG_ENV=...  another place for config.env
 set -eu
 
-here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd -P)
 root=$(dirname -- "$here")
 venv="$here/.venv"
 env_file=${HUGIND_CONFIG_ENV:-"$here/config.env"}
+case "$env_file" in /*) ;; *) env_file="$PWD/$env_file" ;; esac
 extras=""
 offline=no
 
@@ -81,7 +82,7 @@ write_config() {
 LLAMA_API_KEY=$key
 LLAMA_SERVER_HOST=127.0.0.1
 LLAMA_SERVER_PORT=8000
-# One or more configs of the hugind home (~/.hugind/configs), by name.
+# A config of the hugind home (see: hugind config list), or several: LLAMA_MODEL="one two"
 LLAMA_MODEL=demo
 EOF
         mv "$env_file.part" "$env_file"
@@ -89,10 +90,20 @@ EOF
     say "made $env_file with a new API key"
 }
 
+put_demo() {
+    (
+        set -a
+        # shellcheck disable=SC1090
+        . "$env_file" # HUGIND_HOME may be set there
+        set +a
+        "$venv/bin/hugind" config demo --quiet
+    )
+}
+
 make_venv
 install_packages
 write_config
-"$venv/bin/hugind" config demo --quiet
+put_demo
 if [ "$offline" = no ] && [ -z "$extras" ] && grep -q '^LLAMA_MODEL=demo$' "$env_file"; then
-    say "serving the demo model, which answers with noise; for a real one see README.md, 'A real model'"
+    say "LLAMA_MODEL is the demo, which answers with noise; for a real model see README.md"
 fi

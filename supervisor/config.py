@@ -46,6 +46,9 @@ class ModelSection(_Section):
     task: Literal["chat", "embedding", "rerank"] = Field(
         "chat", description="What the engine serves. An embedding or rerank engine holds no sessions."
     )
+    pooling: Literal["mean", "cls", "last"] | None = Field(
+        None, description="How an embedding engine sums up its tokens, where the GGUF does not say."
+    )
 
 
 class DeviceSection(_Section):
@@ -151,7 +154,7 @@ class EngineSection(_Section):
     @classmethod
     def _ours_alone(cls, args: tuple[str, ...]) -> tuple[str, ...]:
         for arg in args:
-            flag = arg.split("=", 1)[0]
+            flag = arg.split("=", 1)[0].replace("_", "-")  # llama.cpp takes either
             if flag in RESERVED_FLAGS:
                 raise ValueError(f"{flag} is set by hugind itself ({RESERVED_FLAGS[flag]})")
         return args
@@ -163,6 +166,9 @@ RESERVED_FLAGS = {
     **dict.fromkeys(("--api-key", "--api-key-file"), "each spawn gets a key of its own"),
     **dict.fromkeys(("--api-prefix", "--ssl-key-file", "--ssl-cert-file"), "the gateway would not find the worker"),
     **dict.fromkeys(("-a", "--alias"), "the config's name"),
+    **dict.fromkeys(("-fa", "--flash-attn"), "use context.flash_attn"),
+    **dict.fromkeys(("-ctk", "--cache-type-k", "-ctv", "--cache-type-v"), "use context.cache_type_k and _v"),
+    "--pooling": "use model.pooling",
     **dict.fromkeys(("-np", "--parallel"), "use server.max_slots"),
     **dict.fromkeys(("-c", "--ctx-size"), "use context.ctx_size"),
     **dict.fromkeys(("-cram", "--cache-ram"), "another user's prompt could be restored"),

@@ -87,6 +87,8 @@ class GatewayRecord:
     argv: tuple[str, ...]
     """The arguments of `hugind` that started it, for `server restart`."""
     log: str
+    patience_s: float = 0
+    """How long it may take to stop: its engines' drain and stop times."""
 
     @classmethod
     def read(cls, path: Path) -> GatewayRecord | None:

@@ -50,7 +50,8 @@ def admin_router(gateway: Gateway, reloader: Reloader | None) -> APIRouter:
         try:
             return asdict(await reloader.reload())
         except HugindError as error:
-            raise ApiError(400, error.message, code="config_error") from error
+            hint = f" ({error.hint})" if error.hint else ""
+            raise ApiError(400, error.message + hint, code="config_error") from error
 
     return router
 

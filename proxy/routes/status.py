@@ -32,11 +32,18 @@ def status_router(gateway: Gateway) -> APIRouter:
     @router.api_route("/readyz", methods=_READ)
     @router.api_route("/health", methods=_READ)
     async def readyz() -> JSONResponse:
-        """200 when every engine can serve, else 503 with the state of each. Names no model: it needs no key."""
+        """200 when some engine can serve and none is loading: one that failed must not take the others out.
+
+        `status` is ok, degraded (one failed), loading or failed. Names no model: it needs no key.
+        """
         states = [engine.state for engine in gateway.fleet.engines.values()]
-        is_ready = gateway.fleet.is_ready
-        status = "ok" if is_ready else "failed" if "failed" in states else "loading"
-        return JSONResponse({"status": status, "engines": states}, 200 if is_ready else 503)
+        if gateway.fleet.is_ready:
+            status = "ok"
+        elif "loading" in states:
+            status = "loading"
+        else:
+            status = "degraded" if "ready" in states else "failed"
+        return JSONResponse({"status": status, "engines": states}, 200 if status in ("ok", "degraded") else 503)
 
     @router.get("/version")
     async def show_version() -> dict[str, str]:

@@ -109,7 +109,7 @@ def _load_mode(*, mlock: bool, no_mmap: bool, known: Collection[str]) -> list[st
 def _task(config: Config) -> list[str]:
     match config.model.task:
         case "embedding":
-            return ["--embedding"]
+            return ["--embedding", *_given("--pooling", config.model.pooling)]
         case "rerank":
             return ["--rerank"]
         case "chat":

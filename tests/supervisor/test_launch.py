@@ -15,7 +15,15 @@ _PROGRAM = [sys.executable, "-I", "-S", launch.__file__]
 
 
 def _run(*argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*_PROGRAM, *argv], capture_output=True, text=True, check=False, start_new_session=True)
+    """Run to the end, with a parent that holds the other end of standard input meanwhile."""
+    theirs, ours = os.pipe()
+    try:
+        return subprocess.run(
+            [*_PROGRAM, *argv], stdin=theirs, capture_output=True, text=True, check=False, start_new_session=True
+        )
+    finally:
+        os.close(theirs)
+        os.close(ours)
 
 
 @pytest.mark.parametrize("how", [(), ("--watch",)])
