@@ -78,6 +78,25 @@ def test_start_to_stop(console: Console) -> None:
     assert console("status").returncode == 3
 
 
+def test_a_mistake_stops_nothing(console: Console) -> None:
+    """`restart` with a model that does not exist leaves what runs running; it works through a symlink, too."""
+    subprocess.run([str(ROOT / "runtime" / "install.sh"), "--dev"], env=console.env, timeout=300, check=True)
+    console.edit("LLAMA_SERVER_PORT=8000", "LLAMA_SERVER_PORT=0")
+    assert console("start").returncode == 0
+    before = _gateway(console)
+    console.edit("LLAMA_MODEL=demo", "LLAMA_MODEL=nope")
+    refused = console("restart")
+    link = console.config.with_name("hg")
+    link.symlink_to(ROOT / "console.sh")
+    through = subprocess.run(
+        [str(link), "status", "--json"], env=console.env, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert refused.returncode == 1
+    assert "there is no config 'nope'" in refused.stderr
+    assert json.loads(through.stdout)["gateways"][0]["pid"] == before["pid"]
+
+
 def test_unknown_command(console: Console) -> None:
     """A word that is no command: usage, exit code 2."""
     done = console("frobnicate")

@@ -25,3 +25,15 @@ def test_doctor_finds_what_is_wrong(hugind: HugindCommand, tmp_path: Path) -> No
     assert done.returncode == 1
     assert f"there is no {tmp_path / 'nothing'}" in done.stdout
     assert "modell: unknown key" in done.stdout
+
+
+def test_a_home_that_cannot_be_used(hugind: HugindCommand, tmp_path: Path) -> None:
+    """A file where the home should be: a problem for doctor, and a sentence from every command."""
+    hugind.home.write_text("a file")
+    report = hugind.json("doctor", "--binary", "embedded")
+    done = hugind("config", "demo")
+
+    assert not report["checks"]["home"]["ok"]
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr

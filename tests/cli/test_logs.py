@@ -34,7 +34,7 @@ def test_last_lines(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_workers_are_told_apart(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     """With several workers each line says whose it is; another config's are not shown."""
-    for name in ("demo-0", "demo-1", "demo-two-0"):
+    for name in ("demo-0", "demo-1", "demo-two-0", "demo-2-0"):
         (home.logs / f"{name}.log").write_text(f"from {name}\n")
     show_logs(home, "demo", lines=5, follow=False)
 

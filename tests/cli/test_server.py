@@ -103,6 +103,62 @@ def test_reload_replaces_only_what_changed(hugind: HugindCommand) -> None:
     assert ask(gateway, "changed").status_code == 404
 
 
+def test_restart_is_as_it_was_started(hugind: HugindCommand) -> None:
+    """From a shell without the key: the key stays needed and the port stays. With a broken config: it goes on."""
+    config = hugind.write_config("demo", config_text())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    variables = {"LLAMA_SERVER_PORT": port}
+    assert hugind("server", "start", "demo", "--detach", env=variables).returncode == 0
+    restarted = hugind("server", "restart", env={"LLAMA_API_KEY": ""})
+    (gateway,) = hugind.json("server", "status")["gateways"]
+    without = httpx.get(f"{gateway['url']}/v1/models")
+
+    assert restarted.returncode == 0, restarted.stderr
+    assert gateway["url"] == f"http://127.0.0.1:{port}"
+    assert without.status_code == 401
+
+    config.write_text(config_text(extra="serverr: 1\n"))
+    refused = hugind("server", "restart")
+    assert refused.returncode == 1
+    assert "it goes on" in refused.stderr
+    assert "serverr: unknown key" in refused.stderr
+    assert ask(gateway).status_code == 200
+
+
+def test_reload_keeps_an_engine_whose_successor_cannot_start(hugind: HugindCommand, tmp_path: Path) -> None:
+    """A missing file changes nothing; a corrupt one is told by the command, with the engine's words."""
+    config = hugind.write_config("demo", config_text())
+    gateway = start(hugind, "demo")
+    config.write_text(config_text(tmp_path / "nowhere.gguf"))
+    missing = hugind("server", "reload")
+    still = ask(gateway).status_code
+    corrupt = tmp_path / "corrupt.gguf"
+    corrupt.write_bytes(DEMO_MODEL.read_bytes()[:100_000])
+    config.write_text(config_text(corrupt))
+    broken = hugind("server", "reload")
+
+    assert missing.returncode == 1
+    assert "nowhere.gguf" in missing.stderr
+    assert still == 200
+    assert broken.returncode == 1
+    assert "not within the file bounds" in broken.stderr
+
+
+def test_a_gateway_that_does_not_answer_is_told(hugind: HugindCommand) -> None:
+    """`status` of a stopped process says so instead of showing nothing."""
+    hugind.write_config("demo", config_text())
+    gateway = start(hugind, "demo")
+    os.kill(gateway["pid"], signal.SIGSTOP)
+    try:
+        told = hugind("server", "status")
+    finally:
+        os.kill(gateway["pid"], signal.SIGCONT)
+
+    assert "does not answer" in told.stderr
+
+
 def test_killed_gateway_leaves_nothing(hugind: HugindCommand) -> None:
     """After SIGKILL of the gateway its llama-server ends by itself, and the next start sweeps the rest."""
     hugind.write_config("demo", config_text())

@@ -178,3 +178,16 @@ async def _send_without_end(writer: asyncio.StreamWriter) -> None:
 def _forever() -> Iterator[None]:
     while True:
         yield
+
+
+async def test_a_wait_in_vain_counts_as_waiting(tmp_path: Path) -> None:
+    """Who waits for a slot until the time is over is told so in the queue header, not as our overhead."""
+    config = standin_config(tmp_path, server={"max_slots": 1}, limits={"max_wait_s": 0.3})
+    async with serving(tmp_path, {"chat": config}) as served:
+        held = await served.leases().acquire()
+        answer = await served.client.post("/v1/completions", json={"model": "chat", "prompt": "a"})
+        served.leases().release(held)
+
+    assert answer.status_code == 503
+    assert float(answer.headers["x-hugind-queue-ms"]) >= 300
+    assert float(answer.headers["x-hugind-overhead-ms"]) < float(answer.headers["x-hugind-queue-ms"])

@@ -42,6 +42,15 @@ async def test_what_comes_is_what_the_client_gets(tmp_path: Path) -> None:
     assert len(stream) == spawn.bytes_relayed
 
 
+async def test_an_event_of_nothing_is_left_out(tmp_path: Path) -> None:
+    """The engine sends `null` for half a character, and clients trip over it."""
+    client = FakeClient()
+    async with answering(tmp_path, b"data: null\n\n" + HELLO, b"data: null\n\n", DONE) as (spawn, response):
+        await relay_stream(client.exchange, spawn, response)
+
+    assert HELLO + DONE == client.body
+
+
 async def test_half_an_event_is_held_back(tmp_path: Path) -> None:
     """If the worker dies inside an event, the client has only whole ones, and an error can follow."""
     client = FakeClient()

@@ -281,3 +281,10 @@ def _example_keys() -> dict[str, tuple[Any, str]]:
     return {
         f"{name}.{key}": (value, lines[key]) for name, section in sections.items() for key, value in section.items()
     }
+
+
+@pytest.mark.parametrize("flag", ["--cache_ram", "--slot_prompt_similarity=0.5", "--ctx_size", "-ctk", "--pooling"])
+def test_a_reserved_flag_in_any_spelling(flag: str) -> None:
+    """llama.cpp takes `_` for `-`; neither gets past us."""
+    with pytest.raises(ValidationError, match="is set by hugind itself"):
+        Config.model_validate({"model": {"model_path": "m.gguf"}, "engine": {"extra_args": [flag, "1"]}})
