@@ -74,10 +74,10 @@ async def pass_through(leases: Leases, exchange: Exchange, path: str, body: dict
             exchange.sent_upstream()
             try:
                 async with spawn.client.post(path, encoded) as response:
-                    answer = await response.read()
-                    exchange.heard_upstream()
                     if response.status != 200:
                         raise await engine_error(response)
+                    answer = await response.read()
+                    exchange.heard_upstream()
                 break
             except WorkerUnreachable as error:
                 if attempt == "last":

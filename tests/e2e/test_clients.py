@@ -177,6 +177,14 @@ def test_the_engines_own_routes(gateway: GatewayProcess) -> None:
     assert (501, "not_supported_error") == (filled.status_code, filled.json()["error"]["type"])
 
 
+def test_a_refusal_has_the_engines_words(gateway: GatewayProcess) -> None:
+    """What the engine says of a request without a slot reaches the client."""
+    refused = gateway.client.post("/detokenize", json={"model": "chat", "tokens": ["a"]})
+
+    assert refused.status_code == 400
+    assert "type must be number" in refused.json()["error"]["message"]
+
+
 def test_only_health_needs_no_key(gateway: GatewayProcess) -> None:
     """Everything else is 401 without one, unknown paths included."""
     client = gateway.client
