@@ -53,7 +53,6 @@ class EngineStream(asyncio.Protocol):
         self._open_streams.add(self)
         try:
             await self._connect()
-            self._transport.write(self._request)
             while not self.status:
                 await self._more()
         except BaseException:
@@ -132,6 +131,7 @@ class EngineStream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
         self._is_connected = True
+        self._transport.write(self._request)  # here, not after the connect: a turn of the loop earlier
 
     def data_received(self, data: bytes) -> None:
         try:
