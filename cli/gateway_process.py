@@ -204,7 +204,7 @@ def _spawn(arguments: Sequence[str], environment: Environment, variables: Mappin
             if record is None:
                 said = words.read_text(encoding="utf-8", errors="replace").strip()
                 raise HugindError(said.removeprefix("error: ") or f"the gateway ended with {child.returncode}")
-            _await_ready(record, child)
+            _await_ready(record)
         except BaseException:
             output.say("ending what was started")  # Ctrl-C, or no engine can serve: nothing half started stays
             child.terminate()
@@ -223,26 +223,23 @@ def _await_listening(child: subprocess.Popen[bytes], environment: Environment) -
 
 
 def await_loaded(record: GatewayRecord, names: Collection[str]) -> list[dict[str, Any]]:
-    """Wait until none of these engines is loading; those that cannot serve. Blocks."""
-    while True:
+    """Wait until each of these engines is ready or failed; those that failed. Blocks, however long the models load.
+
+    Raises:
+        HugindError: the gateway ended meanwhile, or does not answer.
+    """
+    while record.process.is_alive():
         engines = [engine for engine in GatewayClient(record).engines() if engine["name"] in names]
         if all(engine["state"] in ("ready", "failed") for engine in engines):
             return [engine for engine in engines if engine["state"] == "failed"]
         time.sleep(POLL_S)
+    raise HugindError("the gateway ended while its models were loading", hint=f"see {record.log}")
 
 
-def _await_ready(record: GatewayRecord, child: subprocess.Popen[bytes]) -> None:
-    """However long the models load: the supervision bounds that, by stall."""
+def _await_ready(record: GatewayRecord) -> None:
     with output.progress(f"loading {', '.join(record.configs)}"):
-        while child.poll() is None:
-            engines = GatewayClient(record).engines()
-            if not any(engine["state"] == "loading" for engine in engines):
-                break
-            time.sleep(POLL_S)
-        else:
-            raise HugindError("the gateway ended while its models were loading", hint=f"see {record.log}")
-    failed = [engine for engine in engines if engine["state"] != "ready"]
+        failed = await_loaded(record, record.configs)
     for engine in failed:
         output.say(f"{engine['name']} cannot serve: {engine['reason']}")
-    if len(failed) == len(engines):
+    if len(failed) == len(record.configs):
         raise HugindError("no engine could be started", hint="hugind doctor, and the log: " + record.log)

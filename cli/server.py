@@ -45,18 +45,17 @@ def start(
     environment = _environment()
     names = configs or []
     arguments = gateway_process.start_arguments(names, autoload=autoload, host=host, port=port, binary=binary)
-    if check:
-        from hugind.proxy.start import StartOptions, check_start
-
-        check_start(StartOptions(tuple(names), host, port, binary, (), environment.home.logs, autoload), environment)
-    elif detach:
+    if detach and not check:
         every = {*names, *(environment.home.config_names() if autoload else [])}
         _print_running(gateway_process.start_detached(every, arguments, environment, port=port))
-    else:
-        from hugind.proxy.start import StartOptions  # the whole server stack
+        return
+    from hugind.proxy.start import StartOptions, check_start  # the whole server stack
 
-        log = environment.home.logs / "gateway.log"
-        options = StartOptions(tuple(names), host, port, binary, tuple(arguments), log, autoload)
+    log = environment.home.logs / "gateway.log"
+    options = StartOptions(tuple(names), host, port, binary, tuple(arguments), log, autoload)
+    if check:
+        check_start(options, environment)
+    else:
         gateway_process.run_here(options, environment, is_child=is_child)
 
 

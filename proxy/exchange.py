@@ -112,18 +112,8 @@ class Exchange:
         declared = self.header(b"content-length")
         if declared and declared.isdigit() and int(declared) > limit * OVERSIZE_DRAIN:
             raise _too_large(limit)
-        message = await self.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        if not message.get("more_body"):
-            first: bytes = message["body"]
-            if len(first) > limit:
-                raise _too_large(limit)
-            return first
-        return await self._read_rest(message["body"], limit)
-
-    async def _read_rest(self, first: bytes, limit: int) -> bytes:
-        chunks, received, more = [first], len(first), True
+        chunks: list[bytes] = []
+        received, more = 0, True
         while more:
             message = await self.receive()
             if message["type"] == "http.disconnect":

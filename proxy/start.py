@@ -54,17 +54,25 @@ class Address:
     port: int
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What the configs, the settings and the environment say together. Read before anything is bound or started."""
+
+    settings: Settings
+    configs: dict[str, Config]
+    address: Address
+    keyring: Keyring
+
+
 def check_start(options: StartOptions, environment: Environment) -> None:
     """Whether a gateway could be started so: everything but the port, which another may hold still. Starts nothing.
 
     Raises:
         HugindError: as `start_gateway`.
     """
-    settings = load_settings(environment.home)
-    configs = load_configs(options, environment)
-    make_keyring(configs, environment, choose_address(options, environment, settings, configs), "-")
-    for config in configs.values():
-        resolve_binary(options.binary, config.engine.binary, settings.lib)
+    plan = _read_plan(options, environment, token="-")  # noqa: S106 - opens nothing: nothing is started
+    for config in plan.configs.values():
+        resolve_binary(options.binary, config.engine.binary, plan.settings.lib)
 
 
 def start_gateway(options: StartOptions, environment: Environment) -> None:
@@ -78,21 +86,20 @@ def start_gateway(options: StartOptions, environment: Environment) -> None:
         raise HugindError("Windows is not supported", hint="use Linux, macOS or WSL 2")
     home = environment.home
     home.create()
-    settings = load_settings(home)
-    configs = load_configs(options, environment)
-    address = choose_address(options, environment, settings, configs)
     token = secrets.token_urlsafe(32)
-    make_keyring(configs, environment, address, token)  # refuses before anything is bound or started
-    listener = bind(address.host, address.port)
+    plan = _read_plan(options, environment, token)
+    listener = bind(plan.address.host, plan.address.port)
     for pid in sweep(home):
         logger.warning("ended a worker that an earlier gateway left behind, pid %d", pid)
     with listener, own_run_folder(home) as folder:
         host, port = listener.getsockname()[:2]
-        record = GatewayRecord(ProcessId.of_this(), host, port, tuple(configs), token, options.argv, str(options.log))
+        record = GatewayRecord(
+            ProcessId.of_this(), host, port, tuple(plan.configs), token, options.argv, str(options.log)
+        )
 
         def load(current: Mapping[str, Engine]) -> tuple[dict[str, Engine], Keyring]:
             configs = load_configs(options, environment)
-            keyring = make_keyring(configs, environment, address, token)
+            keyring = make_keyring(configs, environment, plan.address, token)
             return load_engines(configs, options, home, folder, current), keyring
 
         def publish(names: Sequence[str]) -> None:
@@ -104,11 +111,18 @@ def start_gateway(options: StartOptions, environment: Environment) -> None:
             publish(list(gateway.fleet.engines))
             logger.info("listening on %s", record.url)
 
-        engines, keyring = load({})
-        gateway = Gateway(Fleet(engines), keyring)
+        engines = load_engines(plan.configs, options, home, folder, current={})
+        gateway = Gateway(Fleet(engines), plan.keyring)
         app = App(gateway, Reloader(gateway, load, publish))
-        drain_s = max(config.engine.drain_s for config in configs.values())
+        drain_s = max(config.engine.drain_s for config in plan.configs.values())
         run_server(app, listener, drain_s=drain_s, on_listening=on_listening)
+
+
+def _read_plan(options: StartOptions, environment: Environment, token: str) -> _Plan:
+    settings = load_settings(environment.home)
+    configs = load_configs(options, environment)
+    address = choose_address(options, environment, settings, configs)
+    return _Plan(settings, configs, address, make_keyring(configs, environment, address, token))
 
 
 def load_engines(
