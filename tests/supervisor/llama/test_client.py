@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,10 +13,10 @@ import pytest
 from hugind.supervisor.errors import StreamCut, WorkerUnreachable
 from hugind.supervisor.llama.binary import EngineBinary
 from hugind.supervisor.llama.client import SlotState, WorkerClient
-from hugind.supervisor.llama.command import TcpEndpoint, UnixEndpoint
+from hugind.supervisor.llama.command import UnixEndpoint
 from hugind.supervisor.paths import Home
 from hugind.supervisor.run_folder import RunFolder
-from tests.eventually import eventually
+from tests.supervisor.llama.talking import talking
 from tests.supervisor.watched import Watched, quick_config
 
 Answer = Callable[[bytes], bytes | None]
@@ -37,31 +36,19 @@ async def worker(tmp_path: Path, standin: EngineBinary, home: Home, folder: RunF
 async def _serve(answer: Answer) -> AsyncIterator[WorkerClient]:
     """A server that answers each request with these bytes and closes; None: never."""
 
-    connections = 0
+    async def talk(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reply = answer(head)
+        if reply is None:
+            await reader.read()
+        else:
+            writer.write(reply)
 
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
-        try:
-            reply = answer(await reader.readuntil(b"\r\n\r\n"))
-            if reply is None:
-                await reader.read()
-            else:
-                writer.write(reply)
-        finally:
-            with contextlib.suppress(OSError):
-                writer.close()
-                await writer.wait_closed()
-            connections -= 1
-
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    client = WorkerClient(TcpEndpoint(server.sockets[0].getsockname()[1]), "key")
-    async with server:
+    async with talking(talk) as endpoint:
+        client = WorkerClient(endpoint, "key")
         try:
             yield client
         finally:
             client.close()
-            await eventually(lambda: connections == 0)
 
 
 def _ok(body: str, status: str = "200 OK") -> bytes:

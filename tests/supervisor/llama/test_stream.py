@@ -15,6 +15,7 @@ from hugind.supervisor.llama.command import Endpoint, TcpEndpoint
 from hugind.supervisor.llama.stream import HIGH_WATER_BYTES, EngineStream
 from hugind.supervisor.spawn import free_port
 from tests.eventually import eventually
+from tests.supervisor.llama.talking import talking
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 
@@ -24,26 +25,13 @@ _REQUEST = b"GET / HTTP/1.1\r\n\r\n"
 
 @asynccontextmanager
 async def _server(talk: Talk) -> AsyncIterator[Endpoint]:
-    """A server that talks so to each connection, and ends with all of them closed."""
-    open_connections = 0
+    """A server that talks so to each connection, whatever it asks."""
 
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal open_connections
-        open_connections += 1
-        try:
-            await reader.readuntil(b"\r\n\r\n")
-            with contextlib.suppress(ConnectionError):
-                await talk(reader, writer)
-        finally:
-            with contextlib.suppress(ConnectionError):
-                writer.close()
-                await writer.wait_closed()
-            open_connections -= 1
+    async def after_any_head(_: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await talk(reader, writer)
 
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    async with server:
-        yield TcpEndpoint(server.sockets[0].getsockname()[1])
-        await eventually(lambda: open_connections == 0)
+    async with talking(after_any_head) as endpoint:
+        yield endpoint
 
 
 def _say(*pieces: bytes) -> Talk:
