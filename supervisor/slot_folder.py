@@ -67,7 +67,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def total_bytes(folder: Path) -> int:
-    """Bytes of its filesystem, taken or not; of memory, where the filesystem has no limit (ramfs). Blocks on the disk."""
+    """Bytes of its filesystem, taken or not; of memory, where that has no limit (ramfs). Blocks on the disk."""
     space = os.statvfs(folder)
     return space.f_blocks * space.f_frsize or psutil.virtual_memory().total
 
