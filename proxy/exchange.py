@@ -33,6 +33,14 @@ class Exchange:
         """Time spent waiting for a slot, or for an engine to load."""
         self.upstream_s = 0.0
         """Time that the engine took: to the first byte of a stream, to the last of an answer put together from one."""
+        self.restore_s = 0.0
+        """Time spent making the slot ready: saving what was in it, bringing back what belongs there."""
+        self.session: tuple[str, str] | None = None
+        """Where the session's KV came from, and its id: known before the answer starts."""
+        self.timings: dict[str, Any] | None = None
+        """The engine's own figures of the turn, once it ended."""
+        self.recorded: list[bytes] | None = None
+        """The engine's stream, where somebody wants to read the answer afterwards."""
         self._sent = 0.0
         self.is_started = False
         self.is_complete = False
@@ -52,12 +60,20 @@ class Exchange:
 
     def own_headers(self) -> Headers:
         """What every answer carries."""
-        overhead_s = time.perf_counter() - self._begun - self.queue_s - self.upstream_s
-        return [
+        overhead_s = time.perf_counter() - self._begun - self.queue_s - self.restore_s - self.upstream_s
+        headers = [
             (b"x-request-id", self.request_id.encode()),
             (b"x-hugind-queue-ms", b"%.3f" % (self.queue_s * 1000)),
             (b"x-hugind-overhead-ms", b"%.3f" % (overhead_s * 1000)),
         ]
+        if self.session is not None:
+            label, session_id = self.session
+            headers += [
+                (b"x-hugind-session", label.encode()),
+                (b"x-hugind-session-id", session_id.encode()),
+                (b"x-hugind-restore-ms", b"%.3f" % (self.restore_s * 1000)),
+            ]
+        return headers
 
     def sent_upstream(self) -> None:
         """The request goes out to the engine now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
@@ -20,7 +21,10 @@ STREAM_HEADERS: Headers = [
     (b"x-accel-buffering", b"no"),
 ]
 
+TAIL_CHUNKS = 4
+"""The last event with figures, one with usage behind it, and the end mark may come one by one."""
 
+_TIMINGS = "timings"
 _NULL_EVENT = b"data: null\n\n"
 """Sent where a token was only the first half of a character; clients trip over it."""
 
@@ -54,15 +58,20 @@ async def relay_stream(exchange: Exchange, spawn: Spawn, response: EngineStream)
         StreamCut: the worker ended before its answer did.
     """
     await exchange.start(200, STREAM_HEADERS)
-    send, part = exchange.send, b""
+    send, part, recorded = exchange.send, b"", exchange.recorded
+    last: deque[bytes] = deque(maxlen=TAIL_CHUNKS)
     async for chunk in response.chunks():
         spawn.bytes_relayed += len(chunk)
+        last.append(chunk)
+        if recorded is not None:
+            recorded.append(chunk)
         if part or not chunk.endswith(b"\n\n"):
             whole, end, part = (part + chunk).rpartition(b"\n\n")
             chunk = whole + end
         if _NULL_EVENT in chunk:
             chunk = chunk.replace(_NULL_EVENT, b"")
         await send(chunk)
+    exchange.timings = timings_at_end(b"".join(last))
     await send(part, more=False)
 
 
@@ -77,7 +86,7 @@ async def relay_translated(
     """
     await exchange.start(200, STREAM_HEADERS)
     try:
-        async for event in events_of(spawn, response):
+        async for event in events_of(exchange, spawn, response):
             if data := translator.feed(event):
                 await exchange.send(data)
         last = translator.finish()
@@ -94,7 +103,7 @@ async def assemble(exchange: Exchange, spawn: Spawn, response: EngineStream, ass
         ApiError: the engine reported an error in the stream.
     """
     try:
-        async for event in events_of(spawn, response):
+        async for event in events_of(exchange, spawn, response):
             assembler.feed(event)
         exchange.heard_upstream()
         return assembler.result()
@@ -102,8 +111,8 @@ async def assemble(exchange: Exchange, spawn: Spawn, response: EngineStream, ass
         raise ApiError(error.status, error.message, kind=error.type) from error
 
 
-async def events_of(spawn: Spawn, response: EngineStream) -> AsyncIterator[dict[str, Any] | None]:
-    """The JSON payloads of a stream.
+async def events_of(exchange: Exchange, spawn: Spawn, response: EngineStream) -> AsyncIterator[dict[str, Any] | None]:
+    """The JSON payloads of a stream; the engine's timings are kept for the exchange.
 
     Raises:
         StreamCut: the worker ended before its answer did.
@@ -111,9 +120,28 @@ async def events_of(spawn: Spawn, response: EngineStream) -> AsyncIterator[dict[
     parser = EventParser()
     async for chunk in response.chunks():
         spawn.bytes_relayed += len(chunk)
+        if exchange.recorded is not None:
+            exchange.recorded.append(chunk)
         for event in parser.feed(chunk):
             if not event.is_done:
-                yield orjson.loads(event.data)
+                payload = orjson.loads(event.data)
+                if payload and _TIMINGS in payload:
+                    exchange.timings = payload[_TIMINGS]
+                yield payload
+
+
+def timings_at_end(tail: bytes) -> dict[str, Any] | None:
+    """The engine's figures of a turn, from the last bytes of its stream: one event is parsed, not all."""
+    at = tail.rfind(b'"%s":{' % _TIMINGS.encode())
+    begin = tail.rfind(b"data: ", 0, at) if at >= 0 else -1
+    if begin < 0:
+        return None
+    line = tail[begin + len(b"data: ") :].partition(b"\n")[0]
+    try:
+        timings = orjson.loads(line)[_TIMINGS]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return timings if isinstance(timings, dict) else None
 
 
 async def engine_error(response: EngineStream) -> ApiError:

@@ -9,6 +9,8 @@ from hugind.proxy.access.auth import Keyring, Principal
 from hugind.proxy.errors import ApiError
 from hugind.proxy.exchange import Exchange
 from hugind.proxy.leases import Leases
+from hugind.proxy.sessions.keeper import Keeper
+from hugind.proxy.sessions.stores import Stores
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.fleet import Fleet
 
@@ -16,12 +18,17 @@ from hugind.supervisor.fleet import Fleet
 class Gateway:
     """Lives from start to stop; an async context manager that runs the fleet inside it."""
 
-    def __init__(self, fleet: Fleet, keyring: Keyring) -> None:
+    def __init__(self, fleet: Fleet, keyring: Keyring, stores: Stores) -> None:
         self.fleet = fleet
         self.keyring = keyring
-        self._leases = {engine: Leases(engine) for engine in fleet.engines.values()}
+        self.stores = stores
+        self._leases: dict[Engine, Leases] = {}
+        self._keepers: dict[Engine, Keeper] = {}
+        for engine in fleet.engines.values():
+            self._open(engine)
 
     async def __aenter__(self) -> Gateway:
+        await self.stores.__aenter__()
         await self.fleet.__aenter__()
         return self
 
@@ -32,11 +39,25 @@ class Gateway:
             for leases in self._leases.values():
                 await leases.aclose()
         finally:
-            await self.fleet.__aexit__(kind, error, trace)
+            try:
+                await self.fleet.__aexit__(kind, error, trace)  # workers that end save what they hold
+            finally:
+                for keeper in self._keepers.values():
+                    await keeper.aclose()
+                await self.stores.__aexit__(kind, error, trace)
 
     def leases(self, engine: Engine) -> Leases:
         """The slots of an engine."""
         return self._leases[engine]
+
+    def keeper(self, engine: Engine) -> Keeper:
+        """The sessions of an engine made for chat."""
+        return self._keepers[engine]
+
+    @property
+    def keepers(self) -> list[Keeper]:
+        """Those of all engines that hold sessions."""
+        return list(self._keepers.values())
 
     async def exchange(self, engines: Mapping[str, Engine], keyring: Keyring) -> None:
         """Serve `engines` with the keys of `keyring`; those that are there already go on undisturbed.
@@ -46,10 +67,19 @@ class Gateway:
         self.keyring = keyring
         for engine in engines.values():
             if engine not in self._leases:
-                self._leases[engine] = Leases(engine)
+                self._open(engine)
         await self.fleet.exchange(engines)
         for engine in [engine for engine in self._leases if engine not in engines.values()]:
             await self._leases.pop(engine).aclose()
+            if keeper := self._keepers.pop(engine, None):
+                await keeper.aclose()
+
+    def _open(self, engine: Engine) -> None:
+        if engine.config.model.task == "chat":
+            keeper = self._keepers[engine] = Keeper(engine, self.stores.shelf(engine.name))
+            self._leases[engine] = keeper.leases
+        else:
+            self._leases[engine] = Leases(engine)
 
     def visible_engines(self, principal: Principal) -> list[Engine]:
         """The engines that exist as far as `principal` is concerned."""

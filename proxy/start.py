@@ -15,6 +15,7 @@ from hugind.proxy.app import App
 from hugind.proxy.gateway import Gateway
 from hugind.proxy.reload import Reloader
 from hugind.proxy.server import bind, run_server
+from hugind.proxy.sessions.stores import Stores
 from hugind.supervisor.config import Config, find_config, load_config, missing_files
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.errors import ConfigError, HugindError
@@ -97,22 +98,26 @@ def start_gateway(options: StartOptions, environment: Environment) -> None:
             ProcessId.of_this(), host, port, tuple(plan.configs), token, options.argv, str(options.log)
         )
 
+        stores = Stores(home)
+
         def load(current: Mapping[str, Engine]) -> tuple[dict[str, Engine], Keyring]:
             configs = load_configs(options, environment)
             keyring = make_keyring(configs, environment, plan.address, token)
-            return load_engines(configs, options, home, folder, current), keyring
+            return load_engines(configs, options, home, folder, stores, current), keyring
 
         def publish(names: Sequence[str]) -> None:
             engines = [engine.config.engine for engine in gateway.fleet.engines.values()]
-            patience_s = 2 * max(e.drain_s for e in engines) + max(e.stop_s for e in engines) if engines else 0
+            patience_s = (
+                2 * max(e.drain_s for e in engines) + max(e.save_s + e.stop_s for e in engines) if engines else 0
+            )
             folder.publish(replace(record, configs=tuple(names), patience_s=patience_s))
 
         def on_listening() -> None:
             publish(list(gateway.fleet.engines))
             logger.info("listening on %s", record.url)
 
-        engines = load_engines(plan.configs, options, home, folder, current={})
-        gateway = Gateway(Fleet(engines), plan.keyring)
+        engines = load_engines(plan.configs, options, home, folder, stores, current={})
+        gateway = Gateway(Fleet(engines), plan.keyring, stores)
         app = App(gateway, Reloader(gateway, load, publish))
         drain_s = max(config.engine.drain_s for config in plan.configs.values())
         run_server(app, listener, drain_s=drain_s, on_listening=on_listening)
@@ -126,12 +131,18 @@ def _read_plan(options: StartOptions, environment: Environment, token: str) -> _
 
 
 def load_engines(
-    configs: Mapping[str, Config], options: StartOptions, home: Home, folder: RunFolder, current: Mapping[str, Engine]
+    configs: Mapping[str, Config],
+    options: StartOptions,
+    home: Home,
+    folder: RunFolder,
+    stores: Stores,
+    current: Mapping[str, Engine],
 ) -> dict[str, Engine]:
     """An engine for each config: the current one where config and binary are still the same. Blocks.
 
     Raises:
         BinaryError: there is no usable llama-server for one of them.
+        ConfigError: as `open_slot_folder`.
     """
     settings = load_settings(home)
     engines = {}
@@ -144,8 +155,19 @@ def load_engines(
             if current:  # in a gateway that serves, a good engine is not given up for one that cannot start
                 refuse_missing_files(name, config, home)
             logger.info("%s runs on %s (%s: %s)", name, binary.build, binary.kind, binary.reason)
-            engines[name] = Engine(name, config, binary, home, folder)
+            engines[name] = Engine(name, config, binary, home, folder, open_slot_folder(name, config, stores))
     return engines
+
+
+def open_slot_folder(name: str, config: Config, stores: Stores) -> Path | None:
+    """Where the workers of a config write slot files; None where they hold no sessions. Blocks on the disk.
+
+    Raises:
+        ConfigError: the sessions cannot be kept as the config wants it.
+    """
+    if config.model.task != "chat":
+        return None
+    return stores.open(name, config.sessions).store.slots.path
 
 
 def refuse_missing_files(name: str, config: Config, home: Home) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -13,6 +14,10 @@ from hugind.proxy.errors import ApiError, StreamBroken
 from hugind.proxy.exchange import Exchange
 from hugind.proxy.forward import engine_error
 from hugind.proxy.leases import Lease, Leases
+from hugind.proxy.sessions.keeper import Keeper
+from hugind.proxy.sessions.record import Label, Session
+from hugind.proxy.sessions.transcript import Talk
+from hugind.supervisor import tasks
 from hugind.supervisor.errors import StreamCut, WorkerUnreachable
 from hugind.supervisor.llama.stream import EngineStream
 from hugind.supervisor.spawn import Spawn
@@ -25,8 +30,27 @@ Answer = Callable[[Spawn, EngineStream], Awaitable[None]]
 """Hands the engine's answer (status 200, body not yet read) to the client."""
 
 
-async def take_turn(leases: Leases, exchange: Exchange, path: str, body: dict[str, Any], answer: Answer) -> None:
-    """Serve one request on a slot of its own.
+async def take_turn(
+    keeper: Keeper, exchange: Exchange, path: str, request: dict[str, Any], answer: Answer, talk: Talk
+) -> None:
+    """Serve one request of a conversation, on the slot that holds it or is made to.
+
+    Two requests of one session are served in order. Otherwise as `take_slot`.
+    """
+    async with DisconnectWatch(exchange):
+        begun = time.perf_counter()
+        async with keeper.session(talk) as session:
+            exchange.queue_s += time.perf_counter() - begun
+            if talk.is_kept:
+                request = {**request, "messages": await keeper.whole_history(session, talk)}
+            if keeper.wants_reply(talk):
+                exchange.recorded = []
+            await _serve(keeper.leases, exchange, path, request, answer, _Sitting(keeper, session))
+            keeper.note_reply(session, exchange.recorded)
+
+
+async def take_slot(leases: Leases, exchange: Exchange, path: str, request: dict[str, Any], answer: Answer) -> None:
+    """Serve one request that belongs to no conversation, on a slot of its own.
 
     The body goes out with an explicit `id_slot` of ours, whatever the client sent. A worker that cannot be reached is
     tried once more on another: nothing was sent. One that dies later is not, because it may have begun to answer.
@@ -36,27 +60,7 @@ async def take_turn(leases: Leases, exchange: Exchange, path: str, body: dict[st
         ClientGone: the client left, in whatever phase; the engine has been told by closing its connection.
     """
     async with DisconnectWatch(exchange):
-        for attempt in ("first", "last"):
-            lease = await _acquire(leases, exchange)
-            is_settled, sent = False, 0
-            try:
-                pinned = _encode({**body, "id_slot": lease.slot, "cache_prompt": True})
-                sent = len(pinned)
-                await _send_and_answer(lease, exchange, path, pinned, answer)
-                is_settled = True
-                return
-            except WorkerUnreachable as error:
-                if attempt == "last":
-                    raise _unreachable(error) from error
-                await leases.until_gone(lease.spawn)
-            except StreamCut as error:
-                await leases.until_gone(lease.spawn)  # who hears of it and asks again must not meet the dead one
-                raise StreamBroken(error.message) from error
-            except _Refused as refused:
-                is_settled = True
-                raise refused.error from None
-            finally:
-                leases.release(lease, aborted=not is_settled, quiet_s=0 if exchange.was_heard else _unread_s(sent))
+        await _serve(leases, exchange, path, request, answer, None)
 
 
 async def pass_through(leases: Leases, exchange: Exchange, path: str, body: dict[str, Any]) -> None:
@@ -88,10 +92,61 @@ async def pass_through(leases: Leases, exchange: Exchange, path: str, body: dict
         await exchange.respond(200, answer)
 
 
-async def _acquire(leases: Leases, exchange: Exchange) -> Lease:
+@dataclass(frozen=True)
+class _Sitting:
+    """A session at its turn."""
+
+    keeper: Keeper
+    session: Session
+
+
+async def _serve(
+    leases: Leases, exchange: Exchange, path: str, request: dict[str, Any], answer: Answer, sitting: _Sitting | None
+) -> None:
+    for attempt in ("first", "second", "last"):
+        lease = await _acquire(leases, exchange, sitting)
+        is_settled, sent = False, 0
+        try:
+            label = await _sit_down(lease, exchange, sitting)
+            pinned = _encode({**request, "id_slot": lease.slot, "cache_prompt": True})
+            sent = len(pinned)
+            if sitting is not None:
+                sitting.keeper.began(lease, sitting.session, request)
+            await _send_and_answer(lease, exchange, path, pinned, answer)
+            is_settled = True
+            return
+        except WorkerUnreachable as error:
+            sent = 0
+            if attempt == "last":
+                raise _unreachable(error) from error
+            await leases.until_gone(lease.spawn)
+        except StreamCut as error:
+            await leases.until_gone(lease.spawn)  # who hears of it and asks again must not meet the dead one
+            raise StreamBroken(error.message) from error
+        except _Refused as refused:
+            is_settled, sent = True, 0
+            raise refused.error from None
+        finally:
+            if sitting is not None and sent:
+                sitting.keeper.settle(lease, sitting.session, label, exchange.timings)
+            leases.release(lease, aborted=not is_settled, quiet_s=0 if exchange.was_heard else _unread_s(sent))
+
+
+async def _sit_down(lease: Lease, exchange: Exchange, sitting: _Sitting | None) -> Label:
+    """Have the session in its slot. Not to be interrupted: half a restore would leave a slot of nobody knows what."""
+    if sitting is None:
+        return "new"
+    begun = time.perf_counter()
+    label = await tasks.finish(sitting.keeper.seat(lease, sitting.session), "seat a session")
+    exchange.restore_s += time.perf_counter() - begun
+    exchange.session = (label, sitting.session.id)
+    return label
+
+
+async def _acquire(leases: Leases, exchange: Exchange, sitting: _Sitting | None) -> Lease:
     begun = time.perf_counter()
     try:
-        return await leases.acquire()
+        return await leases.acquire(sitting.keeper.wish(sitting.session) if sitting else None)
     finally:
         exchange.queue_s += time.perf_counter() - begun
 

@@ -74,6 +74,11 @@ class ContextSection(_Section):
     flash_attn: bool | Literal["auto"] = Field(True, description="Flash attention; a quantised V cache needs it.")
     cache_type_k: CacheType = Field("f16", description="Type of the K cache.")
     cache_type_v: CacheType = Field("f16", description="Type of the V cache.")
+    swa_full: bool = Field(
+        True,
+        description="Models with sliding windows only: keep the whole context, so that sessions can be saved; costs "
+        "memory (`hugind doctor` shows how much).",
+    )
 
     @model_validator(mode="after")
     def _quantised_v_needs_flash_attention(self) -> ContextSection:
@@ -98,6 +103,21 @@ class ChatSection(_Section):
         None, description="Name of a template that llama.cpp ships (chatml, gemma ...); none: the GGUF's own."
     )
     template_file: str | None = Field(None, description="A Jinja file used instead of the GGUF's own template.")
+    system_prompt: str | None = Field(
+        None, description="Put before conversations that bring no system message; computed once for all."
+    )
+    system_prompt_file: str | None = Field(None, description="A text file with the system prompt.")
+    history: Literal["client", "server"] = Field(
+        "client",
+        description="`server`: the gateway keeps conversations whose request names a session or a `user`, and clients "
+        "send only what is new. The header X-Hugind-History says it for one request.",
+    )
+
+    @model_validator(mode="after")
+    def _one_system_prompt(self) -> ChatSection:
+        if self.system_prompt is not None and self.system_prompt_file is not None:
+            raise ValueError("give system_prompt or system_prompt_file, not both")
+        return self
 
 
 class ServerSection(_Section):
@@ -111,7 +131,23 @@ class ServerSection(_Section):
 
 
 class SessionsSection(_Section):
-    """How conversations are kept. Nothing to set yet."""
+    """How conversations are kept: in a slot, in memory, on disk."""
+
+    enabled: bool = Field(True, description="Save conversations that leave their slot, and bring them back.")
+    memory_mb: int | None = Field(
+        None, ge=0, description="Snapshots of this engine in memory; none: an eighth of RAM, half of the tmpfs at most."
+    )
+    memory_folder: str | None = Field(None, description="A tmpfs to keep them in; none: /dev/shm.")
+    memory_ttl_s: float = Field(3600, ge=0, description="Idle seconds after which a snapshot is only on disk.")
+    disk_gb: float = Field(20, ge=0, description="Snapshots of this engine on disk; 0: none are kept there.")
+    user_disk_gb: float | None = Field(None, ge=0, description="Of these, at most so much for one user; none: all.")
+    disk_ttl_days: float = Field(30, gt=0, description="Idle days after which a session is forgotten.")
+    disk_after_s: float = Field(
+        10, ge=0, description="Quiet seconds before a snapshot is copied to disk; a power cut loses what is younger."
+    )
+    min_tokens: int = Field(256, ge=1, description="Shorter conversations are computed anew rather than saved.")
+    compress: bool = Field(False, description="zstd on disk: a tenth smaller, and slower to bring back.")
+    encrypt: bool = Field(False, description="ChaCha20-Poly1305 on disk, with a key for each user.")
 
 
 class LimitsSection(_Section):
@@ -144,6 +180,7 @@ class EngineSection(_Section):
         600, gt=0, description="A worker that computes for so long without an answer is ended."
     )
     drain_s: float = Field(10, ge=0, description="Seconds that running turns get to finish when stopping.")
+    save_s: float = Field(60, ge=0, description="Seconds that the last saves may take when stopping.")
     stop_s: float = Field(5, gt=0, description="Seconds between SIGTERM and SIGKILL.")
     max_deaths: int = Field(5, ge=1, description="Deaths within `death_window_s` after which a worker is given up.")
     death_window_s: float = Field(300, gt=0, description="See `max_deaths`.")
@@ -175,6 +212,7 @@ RESERVED_FLAGS = {
     **dict.fromkeys(("--cache-idle-slots", "--no-cache-idle-slots"), "idle slots would be emptied"),
     **dict.fromkeys(("-sps", "--slot-prompt-similarity"), "a request could land on another user's slot"),
     **dict.fromkeys(("--slots", "--no-slots", "--metrics", "--slot-save-path"), "supervision needs it"),
+    "--swa-full": "use context.swa_full",
     **dict.fromkeys(("-kvu", "--kv-unified", "-no-kvu", "--no-kv-unified"), "slots are kept apart"),
     **dict.fromkeys(("--embedding", "--embeddings", "--rerank", "--reranking"), "use model.task"),
     **dict.fromkeys(("--log-disable", "--log-file", "--daemon"), "the worker's output is read here"),
@@ -249,6 +287,7 @@ def missing_files(config: Config, home: Home) -> list[tuple[str, Path]]:
         ("model.mmproj_path", config.model.mmproj_path),
         ("model.draft_path", config.model.draft_path),
         ("chat.template_file", config.chat.template_file),
+        ("chat.system_prompt_file", config.chat.system_prompt_file),
         *((f"model.lora_paths.{i}", path) for i, path in enumerate(config.model.lora_paths)),
     ]
     paths = [(key, config.path_of(value, home)) for key, value in named if value]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from hugind.supervisor.config import Config
 from hugind.supervisor.llama.binary import EngineBinary
 from hugind.supervisor.paths import Home
 from hugind.supervisor.run_folder import RunFolder
+from hugind.supervisor.spawn import Spawn
 from hugind.supervisor.worker import Worker, WorkerState, WorkerStatus
 
 
@@ -29,12 +32,24 @@ class EngineStatus:
 class Engine:
     """The workers of one config. Lives as long as the fleet that awaits `run`."""
 
-    def __init__(self, name: str, config: Config, binary: EngineBinary, home: Home, folder: RunFolder) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        binary: EngineBinary,
+        home: Home,
+        folder: RunFolder,
+        slot_folder: Path | None = None,
+    ) -> None:
+        """`slot_folder`: where its workers write slot files; a private one that exists. None: one of the home's."""
         self.name = name
         self.config = config
         self.binary = binary
+        self.home = home
+        self.before_end: Callable[[Worker, Spawn], Coroutine[Any, Any, None]] | None = None
+        """Called with each worker that has drained and is about to be ended: the last moment to save something."""
         self.workers = [
-            Worker(name, index, config, binary, home, folder, self._worker_changed)
+            Worker(name, index, config, binary, home, folder, self._worker_changed, slot_folder, self._say_goodbye)
             for index in range(config.server.concurrency)
         ]
         self._listeners: list[Callable[[Worker], None]] = []
@@ -97,6 +112,10 @@ class Engine:
         """Ask all workers for a fresh process."""
         for worker in self.workers:
             worker.restart()
+
+    async def _say_goodbye(self, worker: Worker, spawn: Spawn) -> None:
+        if self.before_end is not None:
+            await self.before_end(worker, spawn)
 
     def _worker_changed(self, worker: Worker) -> None:
         for listener in self._listeners:

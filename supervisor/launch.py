@@ -25,6 +25,7 @@ def main(argv: list[str]) -> None:
     watch = argv[1] == "--watch"
     parent, command = (int(argv[2]), argv[3:]) if watch else (int(argv[1]), argv[2:])
     _close_inherited()
+    os.umask(0o077)  # sockets and slot files are its own affair
     if sys.platform == "linux" and not watch:
         _die_with_parent()
     else:

@@ -45,6 +45,16 @@ class Home:
         """Where workers may write slot files (`--slot-save-path`)."""
         return self.root / "slots"
 
+    @property
+    def sessions(self) -> Path:
+        """What is kept of conversations, a folder for each engine."""
+        return self.root / "sessions"
+
+    @property
+    def session_keys(self) -> Path:
+        """Keys of encrypted sessions, a file for each owner: apart, so that a backup can leave them out."""
+        return self.root / "session_keys"
+
     def config(self, name: str) -> Path:
         """The file of the config `name`.
 
@@ -65,9 +75,9 @@ class Home:
 
     def create(self) -> None:
         """Make the private folders. Blocks on the disk."""
-        for folder in (self.root, self.configs, self.logs, self.run, self.slots):
+        for folder in (self.root, self.configs, self.logs, self.run, self.slots, self.sessions, self.session_keys):
             folder.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-        for private in (self.run, self.logs, self.slots):
+        for private in (self.run, self.logs, self.slots, self.sessions, self.session_keys):
             private.chmod(DIRECTORY_MODE)
 
 

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hugind.supervisor import tasks
@@ -89,7 +90,13 @@ class Worker:
         home: Home,
         folder: RunFolder,
         on_change: Callable[[Worker], None],
+        slot_folder: Path | None = None,
+        before_end: Callable[[Worker, Spawn], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
+        """`slot_folder`: where it writes slot files; none: a folder of the home's.
+
+        `before_end`: awaited with each life that was drained, up to `engine.save_s`.
+        """
         self.name = name
         self.index = index
         self.state = WorkerState.STOPPED
@@ -100,7 +107,9 @@ class Worker:
         self._binary = binary
         self._home = home
         self._folder = folder
+        self._slot_folder = slot_folder or home.slots / name
         self._on_change = on_change
+        self._before_end = before_end
         self._log = WorkerLog(home.worker_log(name, index))
         self._since = time.monotonic()
         self._deaths: list[float] = []
@@ -198,16 +207,34 @@ class Worker:
         if ended is None:
             self._move(WorkerState.DRAINING, None)
             await self._until(lambda: self._in_flight == 0 or spawn.has_exited, self._config.engine.drain_s)
+            if self._before_end is not None and not spawn.has_exited:
+                await self._say_goodbye(self._before_end(self, spawn))
         return ended
+
+    async def _say_goodbye(self, last_words: Coroutine[Any, Any, None]) -> None:
+        goodbye = tasks.start(last_words, f"last saves of {self.name}")
+        try:
+            async with asyncio.timeout(self._config.engine.save_s):
+                await asyncio.shield(goodbye)
+        except TimeoutError:
+            logger.warning("%s/%d: still saving after %g s, ended", self.name, self.index, self._config.engine.save_s)
+        except Exception:
+            logger.exception("%s/%d: the last saves broke", self.name, self.index)
+        finally:
+            await tasks.cancel(goodbye)
 
     async def _start(self) -> Spawn:
         self._generation += 1
         endpoint = self._endpoint()
         key = secrets.token_urlsafe(24)
-        slots = self._home.slots / self.name / str(self.index)
-        slots.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        self._slot_folder.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         flags = build_flags(
-            self.name, self._config, self._home, endpoint=endpoint, slot_folder=slots, known=self._binary.flags
+            self.name,
+            self._config,
+            self._home,
+            endpoint=endpoint,
+            slot_folder=self._slot_folder,
+            known=self._binary.flags,
         )
         argv = [*self._binary.argv, *flags]
         self._log.begin()

@@ -12,6 +12,7 @@ from hugind.proxy.exchange import Exchange
 from hugind.proxy.forward import assemble, relay_translated
 from hugind.proxy.gateway import Gateway, Handler
 from hugind.proxy.routes.openai import count, read_request, refuse_many_choices
+from hugind.proxy.sessions.talks import chat_talk, owner_of
 from hugind.proxy.turn import take_turn
 from hugind.supervisor.llama.stream import EngineStream
 from hugind.supervisor.spawn import Spawn
@@ -25,6 +26,10 @@ async def messages(gateway: Gateway, exchange: Exchange, principal: Principal) -
         chat = to_chat(request)
     except DialectError as error:
         raise ApiError(400, error.message, param=error.param) from None
+    keeper = gateway.keeper(engine)
+    scope = await keeper.scope(owner_of(principal.name, request))
+    chat["messages"] = keeper.with_system_prompt(chat["messages"])
+    talk = chat_talk(scope, exchange.header, chat, history=engine.config.chat.history)
     chat["stream"] = True
     chat["stream_options"] = {"include_usage": True}
     if request.get("stream") is True:
@@ -37,7 +42,7 @@ async def messages(gateway: Gateway, exchange: Exchange, principal: Principal) -
             completion = await assemble(exchange, spawn, response, ChatAssembler())
             await exchange.respond(200, from_chat(completion, engine.name))
 
-    await take_turn(gateway.leases(engine), exchange, "/v1/chat/completions", chat, answer)
+    await take_turn(keeper, exchange, "/v1/chat/completions", chat, answer, talk)
 
 
 ROUTES: dict[str, Handler] = {"/v1/messages": messages, "/v1/messages/count_tokens": count}

@@ -12,7 +12,9 @@ from hugind.proxy.errors import ApiError
 from hugind.proxy.exchange import Exchange
 from hugind.proxy.forward import Assembler, assemble, relay_stream
 from hugind.proxy.gateway import Gateway, Handler
-from hugind.proxy.turn import pass_through, take_turn
+from hugind.proxy.sessions.talks import Header, bare_talk, chat_talk, owner_of, responses_talk, text_talk
+from hugind.proxy.sessions.transcript import Scope, Talk
+from hugind.proxy.turn import pass_through, take_slot, take_turn
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.llama.stream import EngineStream
 from hugind.supervisor.spawn import Spawn
@@ -20,8 +22,17 @@ from hugind.supervisor.spawn import Spawn
 Task = Literal["chat", "embedding", "rerank"]
 
 
+MakeTalk = Callable[[Scope, Header, dict[str, Any]], Talk]
+"""What a request of a route says about its conversation."""
+
+
 async def generate(
-    gateway: Gateway, exchange: Exchange, principal: Principal, *, assembler: Callable[[dict[str, Any]], Assembler]
+    gateway: Gateway,
+    exchange: Exchange,
+    principal: Principal,
+    *,
+    assembler: Callable[[dict[str, Any]], Assembler],
+    make_talk: MakeTalk,
 ) -> None:
     """A request that generates: `stream` decides only how the client gets the answer.
 
@@ -30,6 +41,9 @@ async def generate(
     """
     engine, request = await read_request(gateway, exchange, principal, task="chat")
     refuse_many_choices(request)
+    keeper = gateway.keeper(engine)
+    scope = await keeper.scope(owner_of(principal.name, request))
+    talk = make_talk(scope, exchange.header, request)
     is_stream = request.get("stream") is True
     if not is_stream:
         request["stream"] = True
@@ -41,7 +55,18 @@ async def generate(
         else:
             await exchange.respond(200, await assemble(exchange, spawn, response, assembler(request)))
 
-    await take_turn(gateway.leases(engine), exchange, exchange.scope["path"], request, answer)
+    await take_turn(keeper, exchange, exchange.scope["path"], request, answer, talk)
+
+
+async def chat(gateway: Gateway, exchange: Exchange, principal: Principal) -> None:
+    """`/v1/chat/completions`."""
+
+    def make_talk(scope: Scope, header: Header, request: dict[str, Any]) -> Talk:
+        keeper = gateway.keeper(gateway.fleet.engines[scope.engine])
+        request["messages"] = keeper.with_system_prompt(request.get("messages"))
+        return chat_talk(scope, header, request, history=keeper.engine.config.chat.history)
+
+    await generate(gateway, exchange, principal, assembler=lambda _: ChatAssembler(), make_talk=make_talk)
 
 
 async def compute(gateway: Gateway, exchange: Exchange, principal: Principal, *, task: Task) -> None:
@@ -53,7 +78,7 @@ async def compute(gateway: Gateway, exchange: Exchange, principal: Principal, *,
         exchange.heard_upstream()
         await exchange.respond(200, body)
 
-    await take_turn(gateway.leases(engine), exchange, exchange.scope["path"], request, answer)
+    await take_slot(gateway.leases(engine), exchange, exchange.scope["path"], request, answer)
 
 
 async def count(gateway: Gateway, exchange: Exchange, principal: Principal) -> None:
@@ -102,10 +127,12 @@ def count_prompts(request: dict[str, Any]) -> int:
 
 
 ROUTES: dict[str, Handler] = {
-    "/v1/chat/completions": partial(generate, assembler=lambda _: ChatAssembler()),
-    "/v1/completions": partial(generate, assembler=lambda request: CompletionAssembler(count_prompts(request))),
-    "/v1/responses": partial(generate, assembler=lambda _: ResponsesAssembler()),
-    "/infill": partial(generate, assembler=lambda _: NativeAssembler()),
+    "/v1/chat/completions": chat,
+    "/v1/completions": partial(
+        generate, assembler=lambda request: CompletionAssembler(count_prompts(request)), make_talk=text_talk
+    ),
+    "/v1/responses": partial(generate, assembler=lambda _: ResponsesAssembler(), make_talk=responses_talk),
+    "/infill": partial(generate, assembler=lambda _: NativeAssembler(), make_talk=bare_talk),
     "/v1/embeddings": partial(compute, task="embedding"),
     "/v1/rerank": partial(compute, task="rerank"),
     "/tokenize": count,

@@ -1,4 +1,4 @@
-"""A typed async client of one worker: health, props, slots, and a turn as a stream."""
+"""A typed async client of one worker: health, props, slots and what can be done to them, and a turn as a stream."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 
 import orjson
 
-from hugind.supervisor.errors import StreamCut, WorkerUnreachable
+from hugind.supervisor.errors import HugindError, StreamCut, WorkerUnreachable
 from hugind.supervisor.llama.command import Endpoint
 from hugind.supervisor.llama.stream import EngineStream
+
+SLOT_ACTION_TIMEOUT_S = 600
+"""A save of many gigabytes behind another slot's long batch; a worker that hangs is ended by its supervision."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,22 @@ class SlotState:
 
     id: int
     is_processing: bool
+    tokens: int = 0
+    """In its cache: of the prompt and of what was generated."""
+    cached: int = 0
+    """Tokens of the last prompt that it had already."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A slot file that llama-server says it has written."""
+
+    tokens: int
+    size_bytes: int
+
+
+class SlotActionRefused(HugindError):  # noqa: N818 - it lives, and says no
+    """llama-server did not save, restore or erase. After a refused restore the slot is empty."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +109,64 @@ class WorkerClient:
         if status != 200 or not isinstance(data, list):
             raise WorkerUnreachable(f"/slots answered {status}")
         try:
-            return [SlotState(int(slot["id"]), bool(slot["is_processing"])) for slot in data]
+            return [_slot_state(slot) for slot in data]
         except (KeyError, TypeError, ValueError) as error:
             raise WorkerUnreachable(f"/slots is not llama-server's: {error!r}") from error
+
+    async def save(self, slot: int, file: str) -> Saved:
+        """Write a slot's cache into a file of the slot folder. Stalls every stream of the worker for its whole time.
+
+        Nothing is written under another name, but what was there is destroyed even if it fails. An idle slot only:
+        one that is busy lets this wait until it is not.
+
+        Raises:
+            SlotActionRefused: disk full, no folder.
+            WorkerUnreachable: the worker is gone; half a file may be left.
+        """
+        done = await self._act(slot, "save", {"filename": file})
+        return Saved(_number(done, "n_saved"), _number(done, "n_written"))
+
+    async def restore(self, slot: int, file: str) -> int:
+        """Fill a slot from a file of the slot folder, which must have been checked; returns its tokens.
+
+        Raises:
+            SlotActionRefused: the engine cannot use the file. The slot is empty then.
+            WorkerUnreachable: the worker is gone.
+        """
+        return _number(await self._act(slot, "restore", {"filename": file}), "n_restored")
+
+    async def erase(self, slot: int) -> None:
+        """Empty a slot.
+
+        Raises:
+            SlotActionRefused, WorkerUnreachable: as `save`.
+        """
+        await self._act(slot, "erase", {})
+
+    async def ask(self, path: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """A small question that is answered in one piece.
+
+        Raises:
+            SlotActionRefused: it answered with an error.
+            WorkerUnreachable: no answer in time.
+        """
+        try:
+            async with asyncio.timeout(timeout_s), self.post(path, orjson.dumps(body)) as stream:
+                answer = orjson.loads(await stream.read())
+        except (StreamCut, TimeoutError, orjson.JSONDecodeError) as error:
+            raise WorkerUnreachable(f"{path}: {type(error).__name__}: {error}") from error
+        if stream.status != 200 or not isinstance(answer, dict):
+            raise SlotActionRefused(f"{path} answered {stream.status}: {_reason(answer)}")
+        return answer
 
     def close(self) -> None:
         """Drop every connection, those of running turns included, and open no other. Safe to call twice."""
         self._is_closed = True
         for stream in list(self._open):
             stream.close()
+
+    async def _act(self, slot: int, action: str, body: dict[str, Any]) -> dict[str, Any]:
+        return await self.ask(f"/slots/{slot}?action={action}", body, SLOT_ACTION_TIMEOUT_S)
 
     def _exchange(self, request: bytes) -> EngineStream:
         if self._is_closed:
@@ -115,3 +183,27 @@ class WorkerClient:
                 return stream.status, orjson.loads(body) if body.startswith((b"{", b"[")) else None
         except (StreamCut, TimeoutError, orjson.JSONDecodeError) as error:
             raise WorkerUnreachable(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _slot_state(slot: dict[str, Any]) -> SlotState:
+    """Older builds tell no counts."""
+    return SlotState(
+        int(slot["id"]),
+        bool(slot["is_processing"]),
+        int(slot.get("n_prompt_tokens", 0)),
+        int(slot.get("n_prompt_tokens_cache", 0)),
+    )
+
+
+def _number(answer: dict[str, Any], key: str) -> int:
+    value = answer.get(key)
+    if not isinstance(value, int):
+        raise SlotActionRefused(f"no number '{key}' in {str(answer)[:200]}")
+    return value
+
+
+def _reason(answer: Any) -> str:
+    try:
+        return str(answer["error"]["message"])
+    except (KeyError, TypeError):
+        return str(answer)[:200]

@@ -18,6 +18,8 @@ from hugind.proxy.app import App
 from hugind.proxy.gateway import Gateway
 from hugind.proxy.leases import Leases
 from hugind.proxy.server import BoundedConnection, Server, bind
+from hugind.proxy.sessions.stores import Stores
+from hugind.proxy.start import open_slot_folder
 from hugind.supervisor.config import Config
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.fleet import Fleet
@@ -101,11 +103,19 @@ async def serving(
     port = listener.getsockname()[1]
     listening = asyncio.Event()
     with listener, own_run_folder(home) as run_folder:
+        stores = Stores(home)
         engines = {
-            name: Engine(name, config, resolve_binary(config.engine.binary), home, run_folder)
+            name: Engine(
+                name,
+                config,
+                resolve_binary(config.engine.binary),
+                home,
+                run_folder,
+                open_slot_folder(name, config, stores),
+            )
             for name, config in configs.items()
         }
-        gateway = Gateway(Fleet(engines), keyring)
+        gateway = Gateway(Fleet(engines), keyring, stores)
         server = Server(App(gateway), drain_s=drain_s, on_listening=listening.set, connection=connection)
         async with asyncio.TaskGroup() as group:
             group.create_task(server.serve(sockets=[listener]))
@@ -123,6 +133,14 @@ async def serving(
                     yield Served(gateway, server, port, client)
             finally:
                 server.should_exit = True
+
+
+def stores_of(home: Home, configs: Mapping[str, Config]) -> Stores:
+    """The session stores of engines that are made without `serving`."""
+    stores = Stores(home)
+    for name, config in configs.items():
+        open_slot_folder(name, config, stores)
+    return stores
 
 
 def chat(text: str = "hello", **fields: Any) -> dict[str, Any]:

@@ -13,7 +13,9 @@ import pytest
 from hugind.proxy.access.auth import Keyring
 from hugind.proxy.app import App
 from hugind.proxy.gateway import Gateway
+from hugind.proxy.sessions.stores import Stores
 from hugind.supervisor.fleet import Fleet
+from hugind.supervisor.paths import Home
 from tests.eventually import eventually
 from tests.proxy.exchanges import FakeClient
 from tests.proxy.serving import KEY, Served, connect, endless, http_request, serving, standin_config
@@ -114,7 +116,7 @@ async def test_401_names_the_scheme(served: Served) -> None:
     assert "invalid_api_key" == answer.json()["error"]["code"]
 
 
-async def test_a_bug_is_an_error_in_the_right_shape(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_is_an_error_in_the_right_shape(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever breaks, the client gets 500 in its dialect and an id that the log knows."""
 
     class BrokenKeyring(Keyring):
@@ -126,7 +128,7 @@ async def test_a_bug_is_an_error_in_the_right_shape(caplog: pytest.LogCaptureFix
         def is_ready(self) -> bool:
             raise ZeroDivisionError
 
-    app = App(Gateway(BrokenFleet({}), BrokenKeyring()))
+    app = App(Gateway(BrokenFleet({}), BrokenKeyring(), Stores(Home(tmp_path))))
     for method, path in (("POST", "/v1/messages"), ("POST", CHAT), ("GET", "/readyz")):
         caplog.clear()
         client = FakeClient(path=path, method=method)

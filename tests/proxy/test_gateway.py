@@ -14,7 +14,7 @@ from hugind.supervisor.fleet import Fleet
 from hugind.supervisor.llama.binary import EngineBinary
 from hugind.supervisor.paths import Home
 from hugind.supervisor.run_folder import RunFolder
-from tests.proxy.serving import standin_config
+from tests.proxy.serving import standin_config, stores_of
 
 EVERYBODY = Principal("everybody")
 ONLY_A = Principal("a", frozenset({"a"}))
@@ -25,7 +25,8 @@ def gateway(tmp_path: Path) -> Gateway:
     """Two engines, `a` and `b`, that do not run."""
     home, binary = Home(tmp_path), EngineBinary(("false",), "native", "", "", frozenset())
     folder, config = RunFolder(tmp_path, tmp_path), standin_config(tmp_path)
-    return Gateway(Fleet({name: Engine(name, config, binary, home, folder) for name in "ab"}), Keyring())
+    engines = {name: Engine(name, config, binary, home, folder) for name in "ab"}
+    return Gateway(Fleet(engines), Keyring(), stores_of(home, dict.fromkeys("ab", config)))
 
 
 def test_a_name_means_that_engine(gateway: Gateway) -> None:

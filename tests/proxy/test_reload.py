@@ -16,6 +16,8 @@ from hugind.proxy.access.auth import Keyring, Principal
 from hugind.proxy.errors import ApiError
 from hugind.proxy.gateway import Gateway
 from hugind.proxy.reload import Difference, Reloader
+from hugind.proxy.sessions.stores import Stores
+from hugind.proxy.start import open_slot_folder
 from hugind.supervisor.config import Config
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.errors import ConfigError
@@ -36,8 +38,9 @@ class Desk:
         self.published: list[list[str]] = []
         self._home = Home(folder)
         self._run_folder = run_folder
+        self._stores = Stores(self._home)
         engines, keyring = self._load({})
-        self.gateway = Gateway(Fleet(engines), keyring)
+        self.gateway = Gateway(Fleet(engines), keyring, self._stores)
         self.reloader = Reloader(self.gateway, self._load, self._publish)
 
     def pid(self, name: str) -> int:
@@ -52,7 +55,8 @@ class Desk:
         engines = {}
         for name, config in self.configs.items():
             known = current.get(name)
-            fresh = Engine(name, config, resolve_binary(config.engine.binary), self._home, self._run_folder)
+            binary, slot_folder = resolve_binary(config.engine.binary), open_slot_folder(name, config, self._stores)
+            fresh = Engine(name, config, binary, self._home, self._run_folder, slot_folder)
             engines[name] = known if known is not None and known.config == config else fresh
         keyring = Keyring()
         keyring.add("key", Principal("tester", frozenset(engines)))

@@ -1,0 +1,1 @@
+"""What is remembered of conversations, and their KV caches in three tiers."""

@@ -1,0 +1,436 @@
+"""The sessions of one engine: the index, their records, and the files of their snapshots in memory and on disk.
+
+    <home>/sessions/<engine>/<owner>/<session>.json         the record, written last
+                                     <session>.talk         what was said, for exports and kept histories
+                                     <session>.<random>.kv  the snapshot on disk (.kvp: compressed or encrypted)
+    <slot folder>/<random>.kv                               the snapshot in memory
+
+One gateway has a store at a time; another that serves the same config keeps its sessions in memory alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import orjson
+from filelock import FileLock, Timeout
+
+from hugind.proxy.sessions import atrest, sweeper
+from hugind.proxy.sessions.record import Session, Snapshot
+from hugind.proxy.sessions.transcript import Match, Scope, Talk, TranscriptIndex
+from hugind.supervisor.config import SessionsSection
+from hugind.supervisor.errors import ConfigError
+from hugind.supervisor.paths import DIRECTORY_MODE, FILE_MODE, Home, write_private
+from hugind.supervisor.slot_folder import choose_slot_folder, free_bytes, total_bytes
+
+logger = logging.getLogger(__name__)
+
+GB = 1_000_000_000
+RAM_SHARE = 8
+"""Without a budget in the config, memory holds this fraction of RAM, and half of the tmpfs at most."""
+SPARE_DISK_BYTES = 512_000_000
+"""Left free on the disk for others."""
+EXPIRY_GRACE_S = 3600
+"""However long ago it was by the wall clock, nothing expires within an hour of the start: the clock may be wrong."""
+BAD_KEPT = 4
+"""Files that failed their check are kept beside the good ones, so many of each engine, for whoever looks into it."""
+
+
+class Store:
+    """Lives from `open` to `aclose`."""
+
+    def __init__(self, name: str, home: Home, settings: SessionsSection) -> None:
+        """Blocks on the disk. `load` comes next."""
+        self.name = name
+        self.settings = settings
+        self.sessions: dict[str, Session] = {}
+        self.index = TranscriptIndex()
+        self.refused = 0
+        """Snapshots that failed their check, ever."""
+        self._folder = home.sessions / name
+        self._folder.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        self._lock = FileLock(self._folder / ".lock", mode=FILE_MODE)
+        try:
+            self._lock.acquire(blocking=False)
+            self.is_persistent = True
+            self.slots = choose_slot_folder(home, name, settings.memory_folder)
+        except Timeout:
+            self.is_persistent = False
+            self.slots = choose_slot_folder(home, f"{name}.{os.getpid()}", settings.memory_folder)
+            logger.warning("another gateway keeps the sessions of '%s': here they do not outlive this one", name)
+        self._keys = atrest.KeyFolder(home.session_keys)
+        self._bad: deque[Path] = deque()
+        if not self.slots.is_memory:
+            logger.warning("sessions of '%s' are saved straight to disk: %s", name, self.slots.reason)
+
+    def use(self, settings: SessionsSection) -> None:
+        """Go on with these settings; another `memory_folder` counts from the next start.
+
+        Raises:
+            ConfigError: they cannot be kept on this machine.
+        """
+        if settings.enabled and settings.encrypt and not self.slots.is_memory:
+            raise ConfigError(
+                f"{self.name}: snapshots would lie on the disk in the clear before they are encrypted "
+                f"({self.slots.reason})",
+                key="sessions.encrypt",
+                hint="name a tmpfs in sessions.memory_folder, or leave sessions.encrypt out",
+            )
+        self.settings = settings
+
+    # ---- the index
+
+    def load(self) -> None:
+        """Read every record, and remove files that belong to none. Blocks; a second call does nothing."""
+        if self.sessions or not self.is_persistent:
+            return
+        in_memory = {entry.name for entry in os.scandir(self.slots.path)}
+        now, wall = time.monotonic(), time.time()
+        for folder in self._owner_folders():
+            self._load_owner(folder, in_memory, now, wall)
+        known = {session.memory.file for session in self.sessions.values() if session.memory}
+        for name in in_memory - known:
+            (self.slots.path / name).unlink(missing_ok=True)
+
+    def find(self, talk: Talk) -> tuple[Match, list[Session]]:
+        """What a request continues, and the sessions that it continues wholly."""
+        match = self.index.find(talk)
+        return match, [self.sessions[found] for found in match.whole]
+
+    def create(self, talk: Talk) -> Session:
+        """A new session; it is known at once, and written down when it is worth it."""
+        scope = talk.scope
+        session = Session(scope.owner, scope.engine, scope.family, talk.name, is_kept=talk.is_kept)
+        self.sessions[session.id] = session
+        self.learn(session, talk.chain)
+        return session
+
+    def learn(self, session: Session, chain: tuple[bytes, ...]) -> None:
+        """What a session says now."""
+        session.chain = chain
+        scope = Scope(session.owner, session.engine, session.family)
+        self.index.put(session.id, scope, chain, name=session.name, is_kept=session.is_kept)
+
+    def discard(self, session: Session) -> None:
+        """Forget a session of which nothing was ever written."""
+        self.sessions.pop(session.id, None)
+        self.index.drop(session.id)
+
+    def forget(self, session: Session) -> None:
+        """Remove a session and everything of it. Blocks for the time of a few unlinks."""
+        self.sessions.pop(session.id, None)
+        self.index.drop(session.id)
+        self._remove(session, session.memory)
+        self._remove(session, session.disk)
+        session.memory = session.disk = None
+        folder = self._owner_folder(session)
+        for file in (folder / f"{session.id}.json", folder / f"{session.id}.talk"):
+            file.unlink(missing_ok=True)
+        if not any(other.owner == session.owner for other in self.sessions.values()):
+            self._forget_owner(session)
+
+    # ---- snapshots
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the snapshots in memory take."""
+        return sum(session.memory.size_bytes for session in self.sessions.values() if session.memory)
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the snapshots on disk take, before compression."""
+        return sum(session.disk.size_bytes for session in self.sessions.values() if session.disk)
+
+    def budget(self) -> sweeper.Budget:
+        """What the settings allow."""
+        settings = self.settings
+        memory = settings.memory_mb * 1_000_000 if settings.memory_mb is not None else self._default_memory()
+        disk = settings.disk_gb * GB if self.is_persistent else 0
+        user = settings.user_disk_gb
+        return sweeper.Budget(
+            memory_bytes=memory if self.slots.is_memory else 0,
+            disk_bytes=int(disk),
+            user_disk_bytes=None if user is None else int(user * GB),
+            memory_ttl_s=settings.memory_ttl_s,
+            disk_ttl_s=settings.disk_ttl_days * 86400,
+        )
+
+    async def room_for(self, session: Session, size_bytes: int) -> Path | None:
+        """Where a snapshot of about that size can be written: the slot folder, or a file on disk. None: nowhere.
+
+        Makes room by letting less valuable ones go.
+        """
+        budget = self.budget()
+        if size_bytes <= budget.memory_bytes:
+            have = self.memory_bytes - (session.memory.size_bytes if session.memory else 0)
+            if have + size_bytes > budget.memory_bytes:
+                await self.sweep(wanted_memory=size_bytes)
+            if free_bytes(self.slots.path) > size_bytes * 1.1:
+                return self.slots.path
+        if size_bytes > budget.disk_bytes or self.settings.encrypt:  # it would lie there in the clear
+            return None
+        if not await self._room_on_disk(session, size_bytes):
+            return None
+        folder = self._make_owner_folder(session)
+        return folder / f"{session.id}.{secrets.token_hex(8)}.kv"
+
+    def saved(self, session: Session, snapshot: Snapshot, *, is_memory: bool) -> None:
+        """A new snapshot that was checked; the one before goes."""
+        if is_memory:
+            old, session.memory = session.memory, snapshot
+        else:
+            self._remove(session, session.memory)
+            session.memory = None
+            old, session.disk = session.disk, snapshot
+        self._remove(session, old)
+
+    async def plain_file(self, session: Session, snapshot: Snapshot) -> Path:
+        """A file that the engine could read; for a packed one a fresh copy, that `dispose` removes.
+
+        Raises:
+            AtRestError, OSError: there is none that can be used.
+        """
+        path = self.path(session, snapshot)
+        if path.suffix != ".kvp":
+            return path
+        plain = self.slots.path / f"{secrets.token_hex(16)}.in"
+        await asyncio.to_thread(atrest.unpack, path, plain, key=self._key(session))
+        return plain
+
+    def dispose(self, session: Session, snapshot: Snapshot, plain: Path) -> None:
+        """`plain_file` is not needed any more."""
+        if plain != self.path(session, snapshot):
+            plain.unlink(missing_ok=True)
+
+    def quarantine(self, session: Session, snapshot: Snapshot) -> None:
+        """A snapshot failed its check: it is never offered again."""
+        self.refused += 1
+        path = self.path(session, snapshot)
+        bad = path.with_name(path.name + ".bad")
+        try:
+            path.rename(bad)
+            self._bad.append(bad)
+            if len(self._bad) > BAD_KEPT:
+                self._bad.popleft().unlink(missing_ok=True)
+        except OSError:  # it is gone, or cannot be touched; it is out of the books anyway
+            pass
+        if session.memory is snapshot:
+            session.memory = None
+        if session.disk is snapshot:
+            session.disk = None
+
+    async def copy_to_disk(self, session: Session) -> bool:
+        """Have on disk what is in memory. False: it could not be done; what was there before is intact."""
+        async with session.kv_lock:
+            snapshot = session.memory
+            if snapshot is None or self.is_on_disk(session):
+                return snapshot is not None
+            if not await self._room_on_disk(session, snapshot.size_bytes):
+                return False
+            suffix = "kvp" if self._is_packed else "kv"
+            target = self._make_owner_folder(session) / f"{session.id}.{secrets.token_hex(8)}.{suffix}"
+            try:
+                await asyncio.to_thread(self._pack, session, self.path(session, snapshot), target)
+                copy = Snapshot(**{**snapshot.__dict__, "file": target.name})
+                if self.sessions.get(session.id) is not session:
+                    raise OSError("it was forgotten meanwhile")
+                old, session.disk = session.disk, copy
+                await asyncio.to_thread(self.write_record, session)
+            except (OSError, atrest.AtRestError) as error:
+                target.unlink(missing_ok=True)
+                logger.warning("session %s of '%s' was not copied to disk: %s", session.id, self.name, error)
+                return False
+            self._remove(session, old)
+            return True
+
+    def is_on_disk(self, session: Session) -> bool:
+        """Whether the disk has what memory has, or memory has nothing."""
+        if session.memory is None:
+            return True
+        return session.disk is not None and session.disk.checksum == session.memory.checksum
+
+    async def sweep(self, *, wanted_memory: int = 0, wanted_disk: int = 0, owner: str | None = None) -> None:
+        """Let go what is too old or too much."""
+        kept = self._kept(time.monotonic())
+        plan = sweeper.plan(
+            kept, self.budget(), wanted_memory=wanted_memory, wanted_disk=wanted_disk, wanted_owner=owner
+        )
+        for session in self._named(plan.leave_memory):
+            await self.copy_to_disk(session)
+            async with session.kv_lock:
+                self._remove(session, session.memory)
+                session.memory = None
+                await asyncio.to_thread(self.write_record, session)
+        for session in self._named(plan.leave_disk):
+            async with session.kv_lock:
+                self._remove(session, session.disk)
+                session.disk = None
+                await asyncio.to_thread(self.write_record, session)
+        for session in self._named(plan.forget):
+            if not session.turn_lock.locked():
+                self.forget(session)
+
+    # ---- what is written down
+
+    def write_record(self, session: Session) -> None:
+        """Write a session down. Blocks on the disk.
+
+        Raises:
+            OSError: the disk is full, or may not be written.
+        """
+        if self.is_persistent and self.settings.disk_gb and self.sessions.get(session.id) is session:
+            folder = self._make_owner_folder(session)
+            write_private(folder / f"{session.id}.json", orjson.dumps(session.to_json()).decode())
+
+    def write_messages(self, session: Session, messages: list[Any]) -> None:
+        """Write down what was said. Blocks on the disk.
+
+        Raises:
+            OSError: as `write_record`.
+        """
+        if not self.is_persistent or not self.settings.disk_gb:
+            return
+        sealed = atrest.seal(orjson.dumps(messages), key=self._key(session), compress=self.settings.compress)
+        path = self._make_owner_folder(session) / f"{session.id}.talk"
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.unlink(missing_ok=True)
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "wb") as file:
+            file.write(sealed)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    def read_messages(self, session: Session) -> list[Any] | None:
+        """What was said; None where it was not written down, or cannot be read. Blocks on the disk."""
+        try:
+            sealed = (self._owner_folder(session) / f"{session.id}.talk").read_bytes()
+            messages = orjson.loads(atrest.unseal(sealed, key=self._key(session)))
+        except FileNotFoundError:
+            return None
+        except (OSError, atrest.AtRestError, orjson.JSONDecodeError) as error:
+            logger.warning("the transcript of session %s cannot be read: %s", session.id, error)
+            return None
+        return messages if isinstance(messages, list) else None
+
+    def close(self) -> None:
+        """Let another gateway have the store. Blocks on the disk."""
+        if not self.is_persistent:
+            for session in list(self.sessions.values()):
+                self._remove(session, session.memory)
+        self._lock.release()
+
+    def path(self, session: Session, snapshot: Snapshot) -> Path:
+        """Where a snapshot is."""
+        folder = self.slots.path if snapshot is session.memory else self._owner_folder(session)
+        return folder / snapshot.file
+
+    # ---- details
+
+    @property
+    def _is_packed(self) -> bool:
+        return self.settings.compress or self.settings.encrypt
+
+    def _default_memory(self) -> int:
+        ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return int(min(ram // RAM_SHARE, total_bytes(self.slots.path) // 2))
+
+    async def _room_on_disk(self, session: Session, size_bytes: int) -> bool:
+        budget = self.budget()
+        if not self.is_persistent or size_bytes > budget.disk_bytes:
+            return False
+        await self.sweep_disk_if_full(session, size_bytes, budget)
+        return free_bytes(self._folder) > size_bytes + SPARE_DISK_BYTES
+
+    async def sweep_disk_if_full(self, session: Session, size_bytes: int, budget: sweeper.Budget) -> None:
+        """Make room on disk for one more of an owner's snapshots, if it is short."""
+        of_owner = sum(s.disk.size_bytes for s in self.sessions.values() if s.disk and s.owner == session.owner)
+        is_full = self.disk_bytes + size_bytes > budget.disk_bytes
+        if is_full or (budget.user_disk_bytes is not None and of_owner + size_bytes > budget.user_disk_bytes):
+            kept = self._kept(time.monotonic())
+            plan = sweeper.plan(kept, budget, wanted_disk=size_bytes, wanted_owner=session.owner.digest)
+            for victim in self._named(plan.leave_disk):
+                if victim is not session and not victim.kv_lock.locked():
+                    self._remove(victim, victim.disk)
+                    victim.disk = None
+
+    def _kept(self, now: float) -> list[sweeper.Kept]:
+        return [
+            sweeper.Kept(
+                session=session.id,
+                owner=session.owner.digest,
+                memory_bytes=session.memory.size_bytes if session.memory else 0,
+                disk_bytes=session.disk.size_bytes if session.disk else 0,
+                is_on_disk=self.is_on_disk(session),
+                tokens=newest.tokens if (newest := session.newest) else 0,
+                turns=session.turns,
+                idle_s=now - session.quiet_since,
+                is_pinned=session.is_pinned,
+                is_busy=session.kv_lock.locked(),
+            )
+            for session in self.sessions.values()
+        ]
+
+    def _named(self, ids: Iterable[str]) -> list[Session]:
+        return [session for named in ids if (session := self.sessions.get(named)) is not None]
+
+    def _remove(self, session: Session, snapshot: Snapshot | None) -> None:
+        if snapshot is None:
+            return
+        for folder in (self.slots.path, self._owner_folder(session)):
+            (folder / snapshot.file).unlink(missing_ok=True)
+
+    def _pack(self, session: Session, source: Path, target: Path) -> None:
+        atrest.pack(source, target, key=self._key(session), compress=self.settings.compress)
+
+    def _key(self, session: Session) -> bytes | None:
+        return self._keys.key(session.owner.digest) if self.settings.encrypt else None
+
+    def _owner_folders(self) -> list[Path]:
+        return [Path(entry.path) for entry in os.scandir(self._folder) if entry.is_dir(follow_symlinks=False)]
+
+    def _owner_folder(self, session: Session) -> Path:
+        return self._folder / session.owner.digest
+
+    def _make_owner_folder(self, session: Session) -> Path:
+        folder = self._owner_folder(session)
+        folder.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+        return folder
+
+    def _forget_owner(self, session: Session) -> None:
+        folder = self._owner_folder(session)
+        if folder.is_dir():
+            for file in folder.iterdir():
+                file.unlink(missing_ok=True)
+            folder.rmdir()
+        self._keys.forget(session.owner.digest)
+
+    def _load_owner(self, folder: Path, in_memory: set[str], now: float, wall: float) -> None:
+        names = {entry.name for entry in os.scandir(folder)}
+        known: set[str] = set()
+        for name in (name for name in names if name.endswith(".json")):
+            try:
+                session = Session.from_json(orjson.loads((folder / name).read_bytes()))
+                if session.owner.digest != folder.name or name != f"{session.id}.json":
+                    raise ValueError("it belongs elsewhere")
+            except (OSError, ValueError) as error:
+                logger.warning("the session record %s cannot be read: %s", folder / name, error)
+                continue
+            if session.memory and session.memory.file not in in_memory:
+                session.memory = None
+            if session.disk and session.disk.file not in names:
+                session.disk = None
+            known |= {name, f"{session.id}.talk"} | ({session.disk.file} if session.disk else set())
+            grace_s = max(self.settings.disk_ttl_days * 86400 - EXPIRY_GRACE_S, 0)
+            session.quiet_since = now - min(max(wall - session.used_at, 0), grace_s)
+            self.sessions[session.id] = session
+            self.learn(session, session.chain)
+        for name in names - known:
+            (folder / name).unlink(missing_ok=True)
