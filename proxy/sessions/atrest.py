@@ -60,7 +60,7 @@ def pack(source: Path, target: Path, *, key: bytes | None, compress: bool, bound
     Raises:
         OSError: no source, no room, or `target` is there (and stays as it is). Otherwise nothing is left of it.
     """
-    with _opened(source) as plain, _created(target) as packed:
+    with _opened(source) as plain, private_file(target) as packed:
         if key is None and not compress:
             _copy(plain.fileno(), packed.fileno())
         else:
@@ -76,7 +76,7 @@ def unpack(source: Path, target: Path, *, key: bytes | None, bound_to: str = "")
         AtRestError: the source is damaged or no packed file (a plain copy is none), or the key is not the one.
         OSError: as `pack`. In both cases nothing is left of `target`, unless it was there before.
     """
-    with _opened(source) as packed, _created(target) as plain:
+    with _opened(source) as packed, private_file(target) as plain:
         _unpack(packed, plain, key, bound_to)
 
 
@@ -96,6 +96,22 @@ def unseal(data: bytes, *, key: bytes | None, bound_to: str = "") -> bytes:
     plain = io.BytesIO()
     _unpack(io.BytesIO(data), plain, key, bound_to)
     return plain.getvalue()
+
+
+@contextmanager
+def private_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file of mode 0600, removed if the block fails, or if it cannot be written out at the end of it. Blocks.
+
+    Raises:
+        OSError: something is there, even if it is a link that leads nowhere; or it cannot be made.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 class KeyFolder:
@@ -154,7 +170,7 @@ class KeyFolder:
         self._path.chmod(DIRECTORY_MODE)
         temporary = path.with_name(f".{secrets.token_hex(16)}.tmp")
         try:
-            with _created(temporary) as file:
+            with private_file(temporary) as file:
                 file.write(secrets.token_bytes(KEY_BYTES))
                 file.flush()
                 os.fsync(file.fileno())
@@ -277,18 +293,6 @@ def _records(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:
 def _opened(path: Path) -> Iterator[BinaryIO]:
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
         yield file
-
-
-@contextmanager
-def _created(path: Path) -> Iterator[BinaryIO]:
-    """A new file that is removed if the block fails, or if it cannot be written out at the end of it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
 
 
 class _Way(Protocol):
