@@ -281,6 +281,8 @@ class Leases:
         worker.enter()
         try:
             await self._host.prepare(spawn)
+        except WorkerUnreachable as error:
+            logger.warning("%s/%d: not prepared: %s", self._engine.name, worker.index, error.message)
         except Exception:
             # What is done there makes turns faster; without it they are still served.
             logger.exception("%s/%d: preparing broke", self._engine.name, worker.index)

@@ -117,6 +117,8 @@ async def _serve(
             return
         except WorkerUnreachable as error:
             sent = 0
+            if sitting is not None:
+                sitting.keeper.unseat(lease)
             if attempt == "last":
                 raise _unreachable(error) from error
             await leases.until_gone(lease.spawn)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
@@ -43,6 +44,8 @@ TEMPLATE_KEYS = ("tools", "tool_choice", "chat_template_kwargs", "reasoning_effo
 """What of a request shapes its prompt besides the messages."""
 RENDER_TIMEOUT_S = 60
 
+DEADLY_LIMIT = 2
+"""A file during whose restore a worker died so often is not tried again."""
 HOLLOW_LIMIT = 3
 """So many restores in a row that saved nothing, and this engine restores no more."""
 HOLLOW_SHARE = 0.5
@@ -69,6 +72,8 @@ class Keeper:
         """The config's own system prompt, computed once for all who begin with it."""
         self._savers: dict[Spawn, _Saver] = {}
         self._hollow_in_a_row = 0
+        self._deadly: Counter[str] = Counter()
+        """Files during whose restore the worker died; it may have been somebody else's doing."""
         engine.before_end = self.save_all
 
     # ---- one turn
@@ -134,6 +139,10 @@ class Keeper:
             await client.erase(slot)
         self._table.hold(place, session.id, turns=session.turns, now=time.monotonic())
         return label
+
+    def unseat(self, lease: Lease) -> None:
+        """The worker cannot be reached: whatever is in the slot, nobody waits for it."""
+        self._table.vacate(lease.place)
 
     def began(self, lease: Lease, session: Session, request: dict[str, Any]) -> None:
         """The request goes out: whatever comes of it, the slot will hold more than the last snapshot."""
@@ -364,6 +373,12 @@ class Keeper:
                 await snapshots.restore(client, place.slot, snapshot, plain, folder, config.server.max_slots)
             finally:
                 self.store.dispose(owner, snapshot, plain)
+        except WorkerUnreachable:
+            self._deadly[snapshot.file] += 1
+            if self._deadly[snapshot.file] >= DEADLY_LIMIT:
+                logger.exception("%s: session %s: its worker died of it, twice", self.engine.name, owner.id)
+                self.store.quarantine(owner, snapshot)
+            raise
         except (snapshots.SnapshotError, AtRestError, OSError) as error:
             logger.warning("%s: session %s: not restored: %s", self.engine.name, owner.id, error)
             if not isinstance(error, snapshots.SnapshotError) or error.is_bad:

@@ -27,7 +27,7 @@ from hugind.supervisor.llama.binary import resolve_binary
 from hugind.supervisor.paths import Home
 from hugind.supervisor.run_folder import own_run_folder
 from hugind.supervisor.spawn import Spawn
-from hugind.supervisor.worker import Worker, WorkerState
+from hugind.supervisor.worker import Worker
 from tests.eventually import eventually
 
 KEY = "test-key"
@@ -122,8 +122,7 @@ async def serving(
             try:
                 await listening.wait()
                 if is_ready:
-                    workers = [worker for engine in engines.values() for worker in engine.workers]
-                    await eventually(lambda: all(worker.state is WorkerState.READY for worker in workers))
+                    await eventually(lambda: all(_lends_all(gateway, engine) for engine in engines.values()))
                 async with httpx.AsyncClient(
                     base_url=f"http://127.0.0.1:{port}",
                     headers={"Authorization": f"Bearer {KEY}"},
@@ -133,6 +132,11 @@ async def serving(
                     yield Served(gateway, server, port, client)
             finally:
                 server.should_exit = True
+
+
+def _lends_all(gateway: Gateway, engine: Engine) -> bool:
+    """Every slot of an engine is there, and free."""
+    return gateway.leases(engine).free == len(engine.workers) * engine.config.server.max_slots
 
 
 def stores_of(home: Home, configs: Mapping[str, Config]) -> Stores:

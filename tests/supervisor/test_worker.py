@@ -85,7 +85,7 @@ async def test_private(bench: Bench) -> None:
     async with bench.worker() as watched:
         await watched.gets_ready()
         status = watched.worker.status()
-        folders = [Path(status.endpoint or "").parent, bench.home.slots / "tiny" / "0"]
+        folders = [Path(status.endpoint or "").parent, bench.home.slots / "tiny"]
         modes = [stat.S_IMODE(path.stat().st_mode) for path in folders]
         log_mode = stat.S_IMODE(Path(status.log).stat().st_mode)
 
