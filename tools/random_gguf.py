@@ -1,4 +1,4 @@
-"""Write llama models of random weights: real enough for llama.cpp to load and serve, small enough for a test.
+"""Write models of random weights, of every family: real enough for llama.cpp to serve, small enough for a test.
 
 Such a model knows nothing. It answers with noise, but with noise that can be read: only letters, digits, punctuation
 and spaces are ever likely, so that what it says is valid UTF-8.
@@ -32,6 +32,9 @@ _SELDOM = -3.0
 
 _ATTENTION_GAIN = 8.0  # so that a word attends to few others; with 1 it attends to all alike
 _CONTEXT_GAIN = 3.0  # so that the next token depends on more than the last; with 1 it soon repeats itself
+_SLOW = -3.0  # of how fast a state forgets, before softplus
+_KERNEL = 4
+_EPSILON = 1e-5
 _SPREAD = 2.0  # of the likelihoods: with more, the likeliest token nearly always wins
 
 
@@ -56,22 +59,139 @@ def make_llama_gguf(
         half: matrices in f16 instead of f32.
         ends: let it end its answers at some point. Otherwise only a limit does.
     """
-    tokens, types = _vocabulary()
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = _writer(path, "llama", name=name, half=half, ctx=ctx, dim=dim, layers=layers, ff=ff)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_layer_norm_rms_eps(_EPSILON)
+    writer.add_rope_dimension_count(dim // heads)
+    dice = _Dice(seed, dim)
+    weights = dice.ends(ends=ends)
+    for layer in range(layers):
+        weights |= _named(layer, dice.attention(dim // heads * kv_heads) | dice.feed_forward(ff))
+    return _write(path, writer, weights, half=half)
+
+
+def make_swa_gguf(
+    path: Path,
+    *,
+    dim: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    kv_heads: int = 2,
+    ff: int = 128,
+    ctx: int = 32768,
+    window: int = 64,
+    period: int = 2,
+    seed: int = 0,
+    name: str = "tiny-swa",
+    ends: bool = False,
+) -> Path:
+    """Write a gemma3 model: all layers but every `period`-th see the last `window` tokens only."""
+    writer = _writer(path, "gemma3", name=name, half=False, ctx=ctx, dim=dim, layers=layers, ff=ff)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_key_length(dim // heads)
+    writer.add_value_length(dim // heads)
+    writer.add_layer_norm_rms_eps(_EPSILON)
+    writer.add_sliding_window(window)
+    writer.add_sliding_window_pattern(period)
+    dice = _Dice(seed, dim)
+    weights = dice.ends(ends=ends)
+    weights["token_embd.weight"] /= np.float32(np.sqrt(dim))  # gemma3 multiplies by as much
+    for layer in range(layers):
+        norms = {f"attn_{one}_norm.weight": np.ones(dim // heads, np.float32) for one in "qk"}
+        norms |= {f"post_{one}_norm.weight": np.full(dim, _CONTEXT_GAIN, np.float32) for one in ("attention", "ffw")}
+        weights |= _named(layer, dice.attention(dim // heads * kv_heads) | dice.feed_forward(ff) | norms)
+    return _write(path, writer, weights)
+
+
+def make_recurrent_gguf(
+    path: Path,
+    *,
+    dim: int = 64,
+    layers: int = 2,
+    state: int = 8,
+    ctx: int = 32768,
+    seed: int = 0,
+    name: str = "tiny-recurrent",
+    ends: bool = False,
+) -> Path:
+    """Write a mamba model: each layer has `state` numbers for each of twice `dim` channels."""
+    writer = _writer(path, "mamba", name=name, half=False, ctx=ctx, dim=dim, layers=layers, ff=0)
+    writer.add_head_count(0)
+    writer.add_layer_norm_rms_eps(_EPSILON)
+    _add_state(writer, dim=dim, state=state)
+    dice = _Dice(seed, dim)
+    weights = dice.ends(ends=ends)
+    for layer in range(layers):
+        weights |= _named(layer, dice.recurrence(state))
+    return _write(path, writer, weights)
+
+
+def make_hybrid_gguf(
+    path: Path,
+    *,
+    dim: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    kv_heads: int = 2,
+    ff: int = 128,
+    state: int = 8,
+    ctx: int = 32768,
+    seed: int = 0,
+    name: str = "tiny-hybrid",
+    ends: bool = False,
+) -> Path:
+    """Write a jamba model: its layers are recurrent and attention in turn."""
+    kinds = [layer % 2 == 1 for layer in range(layers)]
+    writer = _writer(path, "jamba", name=name, half=False, ctx=ctx, dim=dim, layers=layers, ff=ff)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv([kv_heads if is_attention else 0 for is_attention in kinds])
+    writer.add_layer_norm_rms_eps(_EPSILON)
+    _add_state(writer, dim=dim, state=state)
+    dice = _Dice(seed, dim)
+    weights = dice.ends(ends=ends)
+    for layer, is_attention in enumerate(kinds):
+        if is_attention:
+            parts = dice.attention(dim // heads * kv_heads)
+        else:
+            parts = dice.recurrence(state)
+            sizes = {"dt": _rank(dim), "b": state, "c": state}
+            parts |= {f"ssm_{one}_norm.weight": np.ones(size, np.float32) for one, size in sizes.items()}
+        weights |= _named(layer, parts | dice.feed_forward(ff))
+    return _write(path, writer, weights)
+
+
+def _writer(
+    path: Path, architecture: str, *, name: str, half: bool, ctx: int, dim: int, layers: int, ff: int
+) -> gguf.GGUFWriter:
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_name(name)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if half else gguf.LlamaFileType.ALL_F32)
     writer.add_context_length(ctx)
     writer.add_embedding_length(dim)
     writer.add_block_count(layers)
     writer.add_feed_forward_length(ff)
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(kv_heads)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(dim // heads)
-    _add_tokenizer(writer, tokens, types)
-    weights = _weights(
-        tokens, types, dim=dim, layers=layers, kv_dim=dim // heads * kv_heads, ff=ff, seed=seed, ends=ends
-    )
+    return writer
+
+
+def _add_state(writer: gguf.GGUFWriter, *, dim: int, state: int) -> None:
+    writer.add_ssm_conv_kernel(_KERNEL)
+    writer.add_ssm_inner_size(2 * dim)
+    writer.add_ssm_state_size(state)
+    writer.add_ssm_time_step_rank(_rank(dim))
+
+
+def _rank(dim: int) -> int:
+    return max(1, dim // 16)
+
+
+def _named(layer: int, parts: dict[str, Weights]) -> dict[str, Weights]:
+    return {f"blk.{layer}.{part}": values for part, values in parts.items()}
+
+
+def _write(path: Path, writer: gguf.GGUFWriter, weights: dict[str, Weights], *, half: bool = False) -> Path:
+    _add_tokenizer(writer, *_vocabulary())
     for tensor, values in weights.items():
         is_matrix = values.ndim > 1
         writer.add_tensor(tensor, values.astype(np.float16) if half and is_matrix else values)
@@ -106,49 +226,70 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokens: list[str], types: list[gguf.
     writer.add_chat_template(_CHATML)
 
 
-def _weights(
-    tokens: list[str],
-    types: list[gguf.TokenType],
-    *,
-    dim: int,
-    layers: int,
-    kv_dim: int,
-    ff: int,
-    seed: int,
-    ends: bool,
-) -> dict[str, Weights]:
-    dice = np.random.default_rng(seed)
+class _Dice:
+    """Throws the weights of one model; what it gives depends on the order in which it is asked."""
 
-    def matrix(rows: int, columns: int, gain: float = 1.0) -> Weights:
+    def __init__(self, seed: int, dim: int) -> None:
+        self._dice = np.random.default_rng(seed)
+        self._dim = dim
+
+    def matrix(self, rows: int, columns: int, gain: float = 1.0) -> Weights:
         """With `gain` 1 it keeps the size of what it is applied to."""
-        values: Weights = dice.standard_normal((rows, columns)).astype(np.float32)
+        values: Weights = self._dice.standard_normal((rows, columns)).astype(np.float32)
         return values * np.float32(gain / np.sqrt(columns))
 
-    def into_stream(columns: int) -> Weights:
+    def into_stream(self, columns: int) -> Weights:
         """A matrix for what is added to the hidden state: leaves the anchor alone."""
-        values = matrix(dim, columns, _CONTEXT_GAIN)
+        values = self.matrix(self._dim, columns, _CONTEXT_GAIN)
         values[0] = 0
         return values
 
-    one = np.ones(dim, np.float32)
-    embedding = matrix(len(tokens), dim, np.sqrt(dim))
-    embedding[:, 0] = _ANCHOR
-    output = matrix(len(tokens), dim, _SPREAD)
-    output[:, 0] = _biases(tokens, types, ends=ends)
-    weights = {"token_embd.weight": embedding, "output_norm.weight": one, "output.weight": output}
-    for layer in range(layers):
-        weights |= {
-            f"blk.{layer}.attn_norm.weight": one,
-            f"blk.{layer}.attn_q.weight": matrix(dim, dim, _ATTENTION_GAIN),
-            f"blk.{layer}.attn_k.weight": matrix(kv_dim, dim),
-            f"blk.{layer}.attn_v.weight": matrix(kv_dim, dim),
-            f"blk.{layer}.attn_output.weight": into_stream(dim),
-            f"blk.{layer}.ffn_norm.weight": one,
-            f"blk.{layer}.ffn_gate.weight": matrix(ff, dim),
-            f"blk.{layer}.ffn_up.weight": matrix(ff, dim),
-            f"blk.{layer}.ffn_down.weight": into_stream(ff),
+    def ends(self, *, ends: bool) -> dict[str, Weights]:
+        """What comes before and after the layers."""
+        tokens, types = _vocabulary()
+        embedding = self.matrix(len(tokens), self._dim, np.sqrt(self._dim))
+        embedding[:, 0] = _ANCHOR
+        output = self.matrix(len(tokens), self._dim, _SPREAD)
+        output[:, 0] = _biases(tokens, types, ends=ends)
+        one = np.ones(self._dim, np.float32)
+        return {"token_embd.weight": embedding, "output_norm.weight": one, "output.weight": output}
+
+    def attention(self, kv_dim: int) -> dict[str, Weights]:
+        """A layer's attention, and the norm before it."""
+        dim = self._dim
+        return {
+            "attn_norm.weight": np.ones(dim, np.float32),
+            "attn_q.weight": self.matrix(dim, dim, _ATTENTION_GAIN),
+            "attn_k.weight": self.matrix(kv_dim, dim),
+            "attn_v.weight": self.matrix(kv_dim, dim),
+            "attn_output.weight": self.into_stream(dim),
         }
-    return weights
+
+    def recurrence(self, state: int) -> dict[str, Weights]:
+        """A layer's state space model, and the norm before it: it forgets slowly, each number at its own speed."""
+        dim, inner, rank = self._dim, 2 * self._dim, _rank(self._dim)
+        decay = np.tile(np.arange(1, state + 1, dtype=np.float32), (inner, 1))
+        return {
+            "attn_norm.weight": np.ones(dim, np.float32),
+            "ssm_in.weight": self.matrix(2 * inner, dim),
+            "ssm_conv1d.weight": self.matrix(inner, _KERNEL),
+            "ssm_conv1d.bias": np.zeros(inner, np.float32),
+            "ssm_x.weight": self.matrix(rank + 2 * state, inner),
+            "ssm_dt.weight": self.matrix(inner, rank),
+            "ssm_dt.bias": np.full(inner, _SLOW, np.float32),
+            "ssm_a": -decay,
+            "ssm_d": np.ones(inner, np.float32),
+            "ssm_out.weight": self.into_stream(inner),
+        }
+
+    def feed_forward(self, ff: int) -> dict[str, Weights]:
+        """What a layer does with each token alone, and the norm before it."""
+        return {
+            "ffn_norm.weight": np.ones(self._dim, np.float32),
+            "ffn_gate.weight": self.matrix(ff, self._dim),
+            "ffn_up.weight": self.matrix(ff, self._dim),
+            "ffn_down.weight": self.into_stream(ff),
+        }
 
 
 def _biases(tokens: list[str], types: list[gguf.TokenType], *, ends: bool) -> list[float]:
