@@ -53,7 +53,8 @@ async def take_slot(leases: Leases, exchange: Exchange, path: str, request: dict
     """Serve one request that belongs to no conversation, on a slot of its own.
 
     The body goes out with an explicit `id_slot` of ours, whatever the client sent. A worker that cannot be reached is
-    tried once more on another: nothing was sent. One that dies later is not, because it may have begun to answer.
+    tried once more on another, and after deaths once more than that: nothing was sent. One that dies later is not,
+    because it may have begun to answer.
 
     Raises:
         ApiError: no slot in time, the engine refused, or it died.
@@ -119,9 +120,9 @@ async def _serve(
             sent = 0
             if sitting is not None:
                 sitting.keeper.unseat(lease)
-            if attempt == "last":
-                raise _unreachable(error) from error
             await leases.until_gone(lease.spawn)
+            if attempt == "last" or (attempt == "second" and not lease.spawn.has_exited):
+                raise _unreachable(error) from error
         except StreamCut as error:
             await leases.until_gone(lease.spawn)  # who hears of it and asks again must not meet the dead one
             raise StreamBroken(error.message) from error
