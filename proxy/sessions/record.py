@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import secrets
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, TypeVar
 
 Label = Literal["hot", "warm", "cold", "new"]
 """Where the KV of a turn came from: its slot, a snapshot in memory, one on disk, or nowhere."""
@@ -29,7 +31,7 @@ class Owner:
     @property
     def digest(self) -> str:
         """A name for files that tells nothing and cannot be chosen."""
-        said = "\0".join((self.principal, "named" if self.user is not None else "", self.user or ""))
+        said = json.dumps([self.principal, self.user])  # any separator could be part of a name
         return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
 
     def __str__(self) -> str:
@@ -122,11 +124,37 @@ class Session:
             values = dict(values)
             if values.pop("version") != RECORD_VERSION:
                 raise ValueError("of another version")
-            values["owner"] = Owner(**values["owner"])
+            if values.keys() - {f.name for f in fields(cls) if not f.metadata}:
+                raise ValueError("it has fields that are not known here")
+            values["owner"] = _read(Owner, values["owner"])
             values["chain"] = tuple(bytes.fromhex(digest) for digest in values["chain"])
-            values["hits"] = Counter(values["hits"])
+            values["hits"] = Counter(dict(values["hits"]))
             for tier in ("memory", "disk"):
-                values[tier] = Snapshot(**values[tier]) if values[tier] else None
-            return cls(**values)
-        except (KeyError, TypeError, AttributeError) as error:
+                values[tier] = None if values[tier] is None else _read(Snapshot, values[tier])
+            return _read(cls, values)
+        except (KeyError, TypeError) as error:
             raise ValueError(f"not a session record: {error!r}") from None
+
+
+Read = TypeVar("Read", Owner, Snapshot, Session)
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "str | None": (str, NoneType),
+    "int": (int,),
+    "int | None": (int, NoneType),
+    "float": (float, int),
+    "bool": (bool,),
+}
+"""What JSON may hold where a field is annotated so. The others are made here."""
+
+
+def _read(made: type[Read], values: dict[str, Any]) -> Read:
+    written = [f for f in fields(made) if not f.metadata]
+    if values.keys() != {f.name for f in written}:
+        raise ValueError(f"{made.__name__} has other fields")
+    for f in written:
+        allowed = _TYPES.get(str(f.type))
+        if allowed is not None and type(values[f.name]) not in allowed:
+            raise ValueError(f"{made.__name__}.{f.name} is {values[f.name]!r}")
+    return made(**values)

@@ -15,6 +15,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import xxhash
@@ -56,7 +57,7 @@ async def save(client: WorkerClient, slot: int, folder: Path, fingerprint: str, 
         snapshot = await asyncio.to_thread(_accept, target or part, saved, state.tokens, fingerprint)
         if target is not None:
             part.unlink()
-            return Snapshot(**{**snapshot.__dict__, "file": target.name})
+            return replace(snapshot, file=target.name)
         part.rename(folder / name)
     except BaseException as error:
         for file in (part, target):
@@ -65,7 +66,7 @@ async def save(client: WorkerClient, slot: int, folder: Path, fingerprint: str, 
         if isinstance(error, (SlotActionRefused, SlotFileError, OSError)) and not isinstance(error, WorkerUnreachable):
             raise SnapshotError(f"not saved: {error}") from error
         raise
-    return Snapshot(**{**snapshot.__dict__, "file": name})
+    return replace(snapshot, file=name)
 
 
 async def restore(client: WorkerClient, slot: int, snapshot: Snapshot, source: Path, folder: Path, slots: int) -> None:

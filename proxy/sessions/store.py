@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import secrets
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from filelock import FileLock, Timeout
@@ -202,7 +205,7 @@ class Store:
         if path.suffix != ".kvp":
             return path
         plain = self.slots.path / f"{secrets.token_hex(16)}.in"
-        await asyncio.to_thread(atrest.unpack, path, plain, key=self._key(session))
+        await asyncio.to_thread(atrest.unpack, path, plain, key=self._key(session), bound_to=session.id)
         return plain
 
     def dispose(self, session: Session, snapshot: Snapshot, plain: Path) -> None:
@@ -239,7 +242,7 @@ class Store:
             target = self._make_owner_folder(session) / f"{session.id}.{secrets.token_hex(8)}.{suffix}"
             try:
                 await asyncio.to_thread(self._pack, session, self.path(session, snapshot), target)
-                copy = Snapshot(**{**snapshot.__dict__, "file": target.name})
+                copy = replace(snapshot, file=target.name)
                 if self.sessions.get(session.id) is not session:
                     raise OSError("it was forgotten meanwhile")
                 old, session.disk = session.disk, copy
@@ -257,26 +260,20 @@ class Store:
             return True
         return session.disk is not None and session.disk.checksum == session.memory.checksum
 
-    async def sweep(self, *, wanted_memory: int = 0, wanted_disk: int = 0, owner: str | None = None) -> None:
-        """Let go what is too old or too much."""
+    async def sweep(self, *, wanted_memory: int = 0) -> None:
+        """Let go what is too old or too much; `wanted_memory`: bytes that must fit besides."""
         kept = self._kept(time.monotonic())
-        plan = sweeper.plan(
-            kept, self.budget(), wanted_memory=wanted_memory, wanted_disk=wanted_disk, wanted_owner=owner
-        )
-        for session in self._named(plan.leave_memory):
-            await self.copy_to_disk(session)
-            async with session.kv_lock:
-                self._remove(session, session.memory)
-                session.memory = None
-                await asyncio.to_thread(self.write_record, session)
-        for session in self._named(plan.leave_disk):
-            async with session.kv_lock:
-                self._remove(session, session.disk)
-                session.disk = None
-                await asyncio.to_thread(self.write_record, session)
+        plan = sweeper.plan(kept, self.budget(), wanted_memory=wanted_memory)
         for session in self._named(plan.forget):
             if not session.turn_lock.locked():
                 self.forget(session)
+        for session in self._named(plan.leave_disk):
+            await self._leave(session, "disk")
+        without_disk = set(plan.leave_disk)
+        for session in self._named(plan.leave_memory):
+            if session.id not in without_disk:
+                await self.copy_to_disk(session)
+            await self._leave(session, "memory")
 
     # ---- what is written down
 
@@ -298,7 +295,9 @@ class Store:
         """
         if not self.is_persistent or not self.settings.disk_gb:
             return
-        sealed = atrest.seal(orjson.dumps(messages), key=self._key(session), compress=self.settings.compress)
+        sealed = atrest.seal(
+            orjson.dumps(messages), key=self._key(session), compress=self.settings.compress, bound_to=session.id
+        )
         path = self._make_owner_folder(session) / f"{session.id}.talk"
         temporary = path.with_name(f".{path.name}.tmp")
         temporary.unlink(missing_ok=True)
@@ -312,7 +311,7 @@ class Store:
         """What was said; None where it was not written down, or cannot be read. Blocks on the disk."""
         try:
             sealed = (self._owner_folder(session) / f"{session.id}.talk").read_bytes()
-            messages = orjson.loads(atrest.unseal(sealed, key=self._key(session)))
+            messages = orjson.loads(atrest.unseal(sealed, key=self._key(session), bound_to=session.id))
         except FileNotFoundError:
             return None
         except (OSError, atrest.AtRestError, orjson.JSONDecodeError) as error:
@@ -346,20 +345,29 @@ class Store:
         budget = self.budget()
         if not self.is_persistent or size_bytes > budget.disk_bytes:
             return False
-        await self.sweep_disk_if_full(session, size_bytes, budget)
+        await self._make_room_on_disk(session, size_bytes, budget)
         return free_bytes(self._folder) > size_bytes + SPARE_DISK_BYTES
 
-    async def sweep_disk_if_full(self, session: Session, size_bytes: int, budget: sweeper.Budget) -> None:
-        """Make room on disk for one more of an owner's snapshots, if it is short."""
+    async def _make_room_on_disk(self, session: Session, size_bytes: int, budget: sweeper.Budget) -> None:
         of_owner = sum(s.disk.size_bytes for s in self.sessions.values() if s.disk and s.owner == session.owner)
         is_full = self.disk_bytes + size_bytes > budget.disk_bytes
         if is_full or (budget.user_disk_bytes is not None and of_owner + size_bytes > budget.user_disk_bytes):
-            kept = self._kept(time.monotonic())
-            plan = sweeper.plan(kept, budget, wanted_disk=size_bytes, wanted_owner=session.owner.digest)
+            disk_only = replace(budget, memory_bytes=sys.maxsize, memory_ttl_s=math.inf, disk_ttl_s=math.inf)
+            plan = sweeper.plan(
+                self._kept(time.monotonic()), disk_only, wanted_disk=size_bytes, wanted_owner=session.owner.digest
+            )
             for victim in self._named(plan.leave_disk):
-                if victim is not session and not victim.kv_lock.locked():
-                    self._remove(victim, victim.disk)
-                    victim.disk = None
+                if not victim.kv_lock.locked():  # or it would wait for us, perhaps
+                    await self._leave(victim, "disk")
+
+    async def _leave(self, session: Session, tier: Literal["memory", "disk"]) -> None:
+        async with session.kv_lock:
+            self._remove(session, getattr(session, tier))
+            setattr(session, tier, None)
+            try:
+                await asyncio.to_thread(self.write_record, session)
+            except OSError as error:  # the record names a file that is gone: it is looked for when it is read
+                logger.warning("session %s of '%s' was not written down: %s", session.id, self.name, error)
 
     def _kept(self, now: float) -> list[sweeper.Kept]:
         return [
@@ -388,7 +396,7 @@ class Store:
             (folder / snapshot.file).unlink(missing_ok=True)
 
     def _pack(self, session: Session, source: Path, target: Path) -> None:
-        atrest.pack(source, target, key=self._key(session), compress=self.settings.compress)
+        atrest.pack(source, target, key=self._key(session), compress=self.settings.compress, bound_to=session.id)
 
     def _key(self, session: Session) -> bytes | None:
         return self._keys.key(session.owner.digest) if self.settings.encrypt else None
