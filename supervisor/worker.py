@@ -31,6 +31,8 @@ from hugind.supervisor.hang import HangWatch, Look
 from hugind.supervisor.llama.binary import EngineBinary
 from hugind.supervisor.llama.client import WorkerClient
 from hugind.supervisor.llama.command import Endpoint, TcpEndpoint, UnixEndpoint, build_flags
+from hugind.supervisor.models.family import sliding_window
+from hugind.supervisor.models.gguf import GgufError, read_header
 from hugind.supervisor.paths import DIRECTORY_MODE, Home
 from hugind.supervisor.restart import GiveUp, RestartPolicy, decide
 from hugind.supervisor.run_folder import RunFolder
@@ -235,6 +237,7 @@ class Worker:
             endpoint=endpoint,
             slot_folder=self._slot_folder,
             known=self._binary.flags,
+            has_window=await asyncio.to_thread(self._has_window),
         )
         argv = [*self._binary.argv, *flags]
         self._log.begin()
@@ -248,6 +251,13 @@ class Worker:
             folder=self._folder,
             on_exit=self._nudge.set,
         )
+
+    def _has_window(self) -> bool:
+        try:
+            header = read_header(self._config.path_of(self._config.model.model_path, self._home))
+        except (GgufError, OSError):
+            return False  # the engine will say what is wrong with the file
+        return sliding_window(header.values, header.architecture) > 0
 
     async def _ready(self, spawn: Spawn) -> EngineStartError | str | None:
         """Wait until it answers as the model that was started; bounded by stall, not by time."""

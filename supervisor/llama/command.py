@@ -34,9 +34,18 @@ Endpoint = UnixEndpoint | TcpEndpoint
 
 
 def build_flags(
-    name: str, config: Config, home: Home, *, endpoint: Endpoint, slot_folder: Path, known: Collection[str]
+    name: str,
+    config: Config,
+    home: Home,
+    *,
+    endpoint: Endpoint,
+    slot_folder: Path,
+    known: Collection[str],
+    has_window: bool = False,
 ) -> list[str]:
-    """The flags of one worker. `known` are the flags that its binary understands."""
+    """The flags of one worker. `known` are the flags that its binary understands; `has_window`: the model's attention
+    slides over its context, so that a saved slot is worthless unless all of it is kept (reference: kv_sessions, a4).
+    """
     flags = [
         *("--model", str(config.path_of(config.model.model_path, home))),
         *("--alias", name),
@@ -46,6 +55,7 @@ def build_flags(
         *_task(config),
         *_sampling(config),
         *_extras(config, home),
+        *(["--swa-full"] if has_window and config.context.swa_full and config.sessions.enabled else []),
     ]
     for quiet in (("--no-ui", "--no-webui"), ("--offline",)):
         flags += [flag for flag in quiet if flag in known][:1]
