@@ -95,8 +95,8 @@ class TranscriptIndex:
         self._names: dict[tuple[Scope, str, bool], dict[str, None]] = {}
         self._ends: dict[bytes, dict[str, None]] = {}
         """Sessions by their last digest, the latest last."""
-        self._passing: dict[bytes, str] = {}
-        """The latest session that a digest is in the middle of."""
+        self._passing: dict[bytes, str | dict[str, None]] = {}
+        """Sessions that a digest is in the middle of, the latest last. Mostly it is one: then that without a dict."""
 
     def __len__(self) -> int:
         return len(self._known)
@@ -104,12 +104,13 @@ class TranscriptIndex:
     def put(self, session: str, scope: Scope, chain: tuple[bytes, ...], *, name: str | None, is_kept: bool) -> None:
         """Learn a session, or what it says now; it becomes the latest."""
         self.drop(session)
-        known = self._known[session] = _Known(scope, chain, name, is_kept)
+        self._known[session] = _Known(scope, chain, name, is_kept)
         if name is not None:
             self._names.setdefault((scope, name, is_kept), {})[session] = None
         if chain and not is_kept:
             self._ends.setdefault(chain[-1], {})[session] = None
-            self._passing.update(dict.fromkeys(known.chain[:-1], session))
+            for digest in chain[:-1]:
+                self._pass(digest, session)
 
     def drop(self, session: str) -> None:
         """Forget a session. Unknown ones are ignored."""
@@ -123,41 +124,45 @@ class TranscriptIndex:
         for digest in known.chain[:-1]:
             if self._passing.get(digest) == session:
                 del self._passing[digest]
+            else:
+                _discard(self._passing, digest, session)
 
     def find(self, talk: Talk) -> Match:
         """What a request continues. One that names a session looks among the branches of that name only."""
-        if talk.is_kept:
-            kept = self._names.get((talk.scope, talk.name or "", True), {})
-            return Match(whole=tuple(reversed(kept)))
-        if talk.name is not None:
-            return self._find_named(talk, talk.name)
+        if talk.is_kept or not talk.chain:
+            return Match(whole=tuple(self._called(talk)))
         for shared in range(len(talk.chain), talk.head, -1):
             digest = talk.chain[shared - 1]
-            if ends := self._ends.get(digest):
-                return Match(tuple(reversed(ends)), None, shared)
-            if parent := self._passing.get(digest):
+            if whole := tuple(self._allowed(talk, self._ends.get(digest, {}))):
+                return Match(whole, None, shared)
+            passing = self._passing.get(digest, {})
+            if parent := next(self._allowed(talk, {passing: None} if isinstance(passing, str) else passing), None):
                 return Match((), parent, shared)
         return Match()
 
-    def _find_named(self, talk: Talk, name: str) -> Match:
-        best = Match()
-        for session in self._branches(talk.scope, name):
-            chain = self._known[session].chain
-            shared = _common(chain, talk.chain)
-            if shared <= talk.head or shared < best.shared:
+    def _called(self, talk: Talk) -> Iterator[str]:
+        """Sessions of the request's name that are known by nothing else: their history is kept, or not known."""
+        name = talk.name or ""
+        named = self._names.get((talk.scope, name, talk.is_kept), {})
+        for session in dict.fromkeys((*reversed(named), name)):
+            known = self._known.get(session)
+            if known is None or (known.scope, known.is_kept) != (talk.scope, talk.is_kept):
                 continue
-            is_whole = shared == len(chain)
-            if is_whole and (shared > best.shared or not best.whole):
-                best = Match((session,), None, shared)
-            elif not is_whole and shared > best.shared:
-                best = Match((), session, shared)
-        return best
+            if talk.is_kept or not known.chain:
+                yield session
 
-    def _branches(self, scope: Scope, name: str) -> Iterator[str]:
-        yield from reversed(self._names.get((scope, name, False), {}))
-        known = self._known.get(name)  # the id that we gave may be used as a name
-        if known is not None and known.scope == scope and not known.is_kept:
-            yield name
+    def _allowed(self, talk: Talk, sessions: dict[str, None]) -> Iterator[str]:
+        """Those that the request may mean, the latest first. The id that we gave may be used as a name."""
+        for session in reversed(sessions):
+            if talk.name is None or talk.name in (session, self._known[session].name):
+                yield session
+
+    def _pass(self, digest: bytes, session: str) -> None:
+        passing = self._passing.setdefault(digest, session)
+        if isinstance(passing, dict):
+            passing[session] = None
+        elif passing != session:
+            self._passing[digest] = {passing: None, session: None}
 
 
 @dataclass(frozen=True)
@@ -172,23 +177,28 @@ def _said(message: Any) -> Any:
     """What of a message counts, so that the same message is the same however a client spells it."""
     if not isinstance(message, dict):
         return message
-    said = {key: message[key] for key in _SAID if message.get(key) not in (None, "", [])}
-    content = said.get("content")
-    if isinstance(content, list):
-        said["content"] = [_part(part) for part in content]
-        if all(isinstance(part, str) for part in said["content"]):
-            said["content"] = "".join(said["content"])
-    if isinstance(said.get("content"), str):
-        said["content"] = said["content"].strip()
-    if message.get("role") in _HEAD_ROLES:
+    said = {key: message[key] for key in _SAID if key in message}
+    if "content" in said:
+        said["content"] = _content(said["content"])
+    if said.get("role") in _HEAD_ROLES:
         said["role"] = "system"
-    return said
+    return {key: value for key, value in said.items() if value not in (None, "", [])}
+
+
+def _content(content: Any) -> Any:
+    if isinstance(content, list):
+        content = [_part(part) for part in content]
+        if all(isinstance(part, str) for part in content):
+            content = "".join(content)
+    return content.strip() if isinstance(content, str) else content
 
 
 def _part(part: Any) -> Any:
-    if isinstance(part, dict) and isinstance(part.get("text"), str):
+    if not isinstance(part, dict):
+        return part
+    if isinstance(part.get("text"), str):
         return part["text"]
-    return part
+    return {key: value for key, value in part.items() if key != "cache_control"}
 
 
 def _chain(seed: bytes, parts: Iterable[bytes]) -> tuple[bytes, ...]:
@@ -203,20 +213,8 @@ def _digest(before: bytes, part: bytes) -> bytes:
     return hashlib.blake2b(part, key=before, digest_size=_DIGEST_BYTES).digest()
 
 
-def _common(one: tuple[bytes, ...], other: tuple[bytes, ...]) -> int:
-    """Length of the common beginning. Chained: equal at one place means equal before it."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[middle - 1] == other[middle - 1]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def _discard(sets: dict[Any, dict[str, None]], key: Any, member: str) -> None:
-    if members := sets.get(key):
+def _discard(sets: dict[Any, Any], key: Any, member: str) -> None:
+    if isinstance(members := sets.get(key), dict):
         members.pop(member, None)
         if not members:
             del sets[key]
