@@ -15,6 +15,7 @@ from hugind.proxy.app import App
 from hugind.proxy.gateway import Gateway
 from hugind.proxy.reload import Reloader
 from hugind.proxy.server import bind, run_server
+from hugind.proxy.sessions.prompts import read_system_prompt
 from hugind.proxy.sessions.stores import Stores
 from hugind.supervisor.config import Config, find_config, load_config, missing_files
 from hugind.supervisor.engine import Engine
@@ -152,6 +153,7 @@ def load_engines(
         if known is not None and known.config == config and known.binary == binary:
             engines[name] = known
         else:
+            check_system_prompt(name, config, home)
             if current:  # in a gateway that serves, a good engine is not given up for one that cannot start
                 refuse_missing_files(name, config, home)
             logger.info("%s runs on %s (%s: %s)", name, binary.build, binary.kind, binary.reason)
@@ -168,6 +170,18 @@ def open_slot_folder(name: str, config: Config, stores: Stores) -> Path | None:
     if config.model.task != "chat":
         return None
     return stores.open(name, config.sessions).store.slots.path
+
+
+def check_system_prompt(name: str, config: Config, home: Home) -> None:
+    """A system prompt that was asked for is never left out silently. Blocks.
+
+    Raises:
+        ConfigError: its file cannot be read.
+    """
+    try:
+        read_system_prompt(config, home)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name}: {error}", key="chat.system_prompt_file") from None
 
 
 def refuse_missing_files(name: str, config: Config, home: Home) -> None:

@@ -46,7 +46,7 @@ async def take_turn(
             if keeper.wants_reply(talk):
                 exchange.recorded = []
             await _serve(keeper.leases, exchange, path, request, answer, _Sitting(keeper, session))
-            keeper.note_reply(session, exchange.recorded)
+            keeper.note_reply(session, request, exchange.recorded)
 
 
 async def take_slot(leases: Leases, exchange: Exchange, path: str, request: dict[str, Any], answer: Answer) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -30,7 +30,7 @@ from hugind.proxy.sessions.stores import Shelf
 from hugind.proxy.sessions.transcript import Scope, Talk, chat_chain, count_head
 from hugind.supervisor import tasks
 from hugind.supervisor.engine import Engine
-from hugind.supervisor.errors import HugindError, WorkerUnreachable
+from hugind.supervisor.errors import WorkerUnreachable
 from hugind.supervisor.llama.client import SlotActionRefused
 from hugind.supervisor.models.family import Family
 from hugind.supervisor.spawn import Spawn
@@ -46,6 +46,8 @@ RENDER_TIMEOUT_S = 60
 
 DEADLY_LIMIT = 2
 """A file during whose restore a worker died so often is not tried again."""
+HOLD_BACK_S = 15
+"""A save waits so long for a moment in which no neighbour streams."""
 HOLLOW_LIMIT = 3
 """So many restores in a row that saved nothing, and this engine restores no more."""
 HOLLOW_SHARE = 0.5
@@ -106,6 +108,8 @@ class Keeper:
             session.turn_lock.release()
             if session.turns == 0:  # the engine never saw it
                 self.store.discard(session)
+                if (place := self._table.place_of(session.id)) is not None:
+                    self._table.vacate(place)
             elif session.turns == turns:
                 self.store.learn(session, chain)
             self._let_go(session)
@@ -146,9 +150,10 @@ class Keeper:
 
     def began(self, lease: Lease, session: Session, request: dict[str, Any]) -> None:
         """The request goes out: whatever comes of it, the slot will hold more than the last snapshot."""
-        self._table[lease.place].is_dirty = True
+        seat = self._table[lease.place]
+        seat.is_dirty, seat.has_failed = True, False
         messages = request.get("messages")
-        if isinstance(messages, list):
+        if isinstance(messages, list) and not session.is_kept:
             session.messages = messages
             session.template = {key: request[key] for key in TEMPLATE_KEYS if key in request}
 
@@ -174,12 +179,13 @@ class Keeper:
         """Whether the answer must be read: to keep the history, or to save a model that can only be extended."""
         return talk.is_kept or (talk.messages is not None and self._must_render)
 
-    def note_reply(self, session: Session, recorded: list[bytes] | None) -> None:
+    def note_reply(self, session: Session, request: dict[str, Any], recorded: list[bytes] | None) -> None:
         """The turn ended well; `recorded` is the engine's stream, if it was wanted."""
-        if recorded is None or session.messages is None:
+        messages = request.get("messages")
+        if recorded is None or not isinstance(messages, list):
             return
         try:
-            session.messages = [*session.messages, reply_of(recorded)]
+            session.messages = [*messages, reply_of(recorded)]
         except EngineStreamError as error:
             logger.warning("%s: session %s: the answer cannot be read: %s", self.engine.name, session.id, error)
             return
@@ -234,11 +240,11 @@ class Keeper:
     def joined(self, spawn: Spawn, slots: int) -> None:
         """Its slots are empty."""
         self._table.add_worker(spawn, slots)
-        self._savers[spawn] = _Saver(self, spawn)
+        self._savers[spawn] = _Saver(self, spawn, on_end=lambda: self._savers.pop(spawn, None))
 
     def left(self, spawn: Spawn) -> None:
         """No more turns there. What it holds can still be saved, if it lives (`save_all`)."""
-        if saver := self._savers.pop(spawn, None):
+        if saver := self._savers.get(spawn):
             saver.stop()
         if spawn.has_exited:
             self._forget_worker(spawn)
@@ -263,19 +269,29 @@ class Keeper:
                     logger.warning("%s: not saved at the end: %s", self.engine.name, error.message)
         self._forget_worker(spawn)
 
-    async def save_idle(self, spawn: Spawn) -> None:
-        """Save what can be saved without anybody waiting for it."""
+    async def save_idle(self, spawn: Spawn) -> bool:
+        """Save what nobody uses, while nobody else streams there: they would be held up. False: some is held back.
+
+        Held back for `HOLD_BACK_S` at most, or a crash of a busy worker would cost more than the last turn.
+
+        Raises:
+            WorkerUnreachable: the worker is gone.
+        """
+        is_all = True
         for place in self._table.places(spawn):
             seat = self._table[place]
             session = self.store.sessions.get(seat.holder) if seat.holder else None
-            if session is None or not seat.is_dirty or not self._is_worth_saving(seat.tokens):
+            if session is None or not seat.is_dirty or seat.has_failed or not self._is_worth_saving(seat.tokens):
                 continue
-            if not self.leases.is_quiet(spawn) or (lease := self.leases.take(place)) is None:
-                return  # held back while others stream; the end of their turn wakes us
+            is_overdue = time.monotonic() - seat.used_at > HOLD_BACK_S
+            if not (is_overdue or self.leases.is_quiet(spawn)) or (lease := self.leases.take(place)) is None:
+                is_all = False
+                continue
             try:
                 await self._save(place, session)
             finally:
                 self.leases.release(lease)
+        return is_all
 
     async def _save(self, place: Place[Spawn], session: Session) -> None:
         """Save a slot that nobody uses. What cannot be saved is told in the log and changes nothing.
@@ -301,6 +317,7 @@ class Keeper:
                 self.rates.saw_save(snapshot.tokens, snapshot.size_bytes, time.perf_counter() - begun)
             except (snapshots.SnapshotError, SlotActionRefused, OSError) as error:
                 logger.warning("%s: session %s: %s", self.engine.name, session.id, error)
+                seat.has_failed = True
                 return
             if self.store.sessions.get(session.id) is not session:  # forgotten meanwhile
                 (folder / snapshot.file if target is None else target).unlink(missing_ok=True)
@@ -505,12 +522,13 @@ class Keeper:
 class _Saver:
     """Saves the idle slots of one worker whenever it has become quiet. Lives from `joined` to `left`."""
 
-    def __init__(self, keeper: Keeper, spawn: Spawn) -> None:
+    def __init__(self, keeper: Keeper, spawn: Spawn, on_end: Callable[[], object]) -> None:
         self._keeper = keeper
         self._spawn = spawn
         self._woken = asyncio.Event()
         self._is_stopped = False
         self._task = tasks.start(self._run(), f"save {keeper.engine.name}")
+        self._task.add_done_callback(lambda _: on_end())
 
     def wake(self) -> None:
         """A turn ended."""
@@ -526,14 +544,23 @@ class _Saver:
         await tasks.cancel(self._task)
 
     async def _run(self) -> None:
+        is_all = True
         while not self._is_stopped:
-            await self._woken.wait()
-            self._woken.clear()
-            if self._is_stopped:
-                return
             try:
-                await self._keeper.save_idle(self._spawn)
-            except WorkerUnreachable as error:
-                logger.warning("%s: not saved: %s", self._keeper.engine.name, error.message)
-            except (HugindError, SlotActionRefused):
-                logger.exception("%s: saving broke", self._keeper.engine.name)
+                async with asyncio.timeout(None if is_all else HOLD_BACK_S):
+                    await self._woken.wait()
+            except TimeoutError:
+                pass
+            self._woken.clear()
+            if not self._is_stopped:
+                is_all = await self._save()
+
+    async def _save(self) -> bool:
+        try:
+            return await self._keeper.save_idle(self._spawn)
+        except WorkerUnreachable as error:
+            logger.warning("%s: not saved: %s", self._keeper.engine.name, error.message)
+        except Exception:
+            # A bug here must not end the saving of every later turn.
+            logger.exception("%s: saving broke", self._keeper.engine.name)
+        return True

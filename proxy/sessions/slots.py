@@ -36,6 +36,8 @@ class Seat:
     """Nothing of anybody else is in it. False: it must be erased or restored into before a turn."""
     is_dirty: bool = False
     """It holds more than the holder's last snapshot."""
+    has_failed: bool = False
+    """It could not be saved; another turn, or its end, is another occasion."""
     tenant: str | None = None
     """Who has it on lease."""
     tokens: int = 0
@@ -51,6 +53,7 @@ class SlotTable(Generic[Worker]):
     def __init__(self) -> None:
         self._seats: dict[Place[Worker], Seat] = {}
         self._place_of: dict[str, Place[Worker]] = {}
+        self._retired: set[Worker] = set()
 
     def __getitem__(self, place: Place[Worker]) -> Seat:
         """The seat of a place; a place of a worker that is gone has an unknown one that nobody keeps."""
@@ -61,8 +64,13 @@ class SlotTable(Generic[Worker]):
         for slot in range(slots):
             self._seats[Place(worker, slot)] = Seat()
 
+    def retire(self, worker: Worker) -> None:
+        """A worker lends no more slots: nobody waits for one. What they hold is known until `remove_worker`."""
+        self._retired.add(worker)
+
     def remove_worker(self, worker: Worker) -> list[str]:
         """A worker is gone, and what its slots held; returns whose that was."""
+        self._retired.discard(worker)
         lost = []
         for place in self.places(worker):
             seat = self._seats.pop(place)
@@ -84,7 +92,8 @@ class SlotTable(Generic[Worker]):
 
     def choose(self, wish: Wish, free: Collection[Place[Worker]], now: float) -> Place[Worker] | None:
         """The best of the free places; None: the wished one is not free just now, and worth waiting for."""
-        if (own := self.place_of(wish.session)) is not None:
+        own = self.place_of(wish.session)
+        if own is not None and own.worker not in self._retired:
             return own if own in free else None
         if wish.parent is not None and (near := self._place_of.get(wish.parent)) in free:
             return near

@@ -71,6 +71,7 @@ class Store:
             logger.warning("another gateway keeps the sessions of '%s': here they do not outlive this one", name)
         self._keys = atrest.KeyFolder(home.session_keys)
         self._bad: deque[Path] = deque()
+        self._is_loaded = False
         if not self.slots.is_memory:
             logger.warning("sessions of '%s' are saved straight to disk: %s", name, self.slots.reason)
 
@@ -93,8 +94,16 @@ class Store:
 
     def load(self) -> None:
         """Read every record, and remove files that belong to none. Blocks; a second call does nothing."""
-        if self.sessions or not self.is_persistent:
+        if self._is_loaded or not self.is_persistent:
             return
+        self._is_loaded = True
+        try:
+            self._load()
+        except OSError:
+            logger.exception("the sessions of '%s' cannot be read: they start anew and are not written down", self.name)
+            self.is_persistent = False
+
+    def _load(self) -> None:
         in_memory = {entry.name for entry in os.scandir(self.slots.path)}
         now, wall = time.monotonic(), time.time()
         for folder in self._owner_folders():
