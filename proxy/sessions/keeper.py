@@ -244,6 +244,7 @@ class Keeper:
 
     def left(self, spawn: Spawn) -> None:
         """No more turns there. What it holds can still be saved, if it lives (`save_all`)."""
+        self._table.retire(spawn)
         if saver := self._savers.get(spawn):
             saver.stop()
         if spawn.has_exited:
