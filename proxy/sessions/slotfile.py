@@ -103,8 +103,9 @@ class SlotFile:
 def parse(data: Data) -> SlotFile:
     """Check every length in a slot file against the others and against the size. Reads no tensor data.
 
-    A file that was cut exactly behind a cache is a whole file of another layout, or one without checkpoints: compare
-    `layout` and `size_bytes` with what is expected. What the tensors hold is not looked at: that takes a checksum.
+    A file that was cut exactly behind a cache is a whole file of another layout, or one without checkpoints; cut
+    behind the last K, it is one of a model without V. So compare `size_bytes` with what the engine says it wrote,
+    and `layout` with what the model has. What the tensors hold is not looked at: that takes a checksum.
 
     Raises:
         SlotFileError: it is cut, has something appended, contradicts itself, holds no tokens or is not understood.
@@ -164,7 +165,11 @@ def with_streams(file: SlotFile, n_stream: int) -> list[bytes | slice]:
     for start, end, new in sorted(edits):
         pieces += [slice(copied, start), new]
         copied = end
-    return [*pieces, slice(copied, file.size_bytes)]
+    return [piece for piece in (*pieces, slice(copied, file.size_bytes)) if not _is_empty(piece)]
+
+
+def _is_empty(piece: bytes | slice) -> bool:
+    return piece.start == piece.stop if isinstance(piece, slice) else not piece
 
 
 def _read_tokens(region: Region) -> tuple[int, int, int]:

@@ -50,6 +50,8 @@ class Cache:
     cells: int
     body: slice
     """That stream: its count of cells, the cells, K and V."""
+    has_values: bool
+    """It has V. Latent attention has none; any other cache without was cut."""
     end: int
 
 
@@ -129,6 +131,8 @@ def read_cache(region: Region, at: int, tokens: int, *, is_full: bool) -> list[C
 def read_recurrent(region: Region, at: int, tokens: int) -> int:
     """Where the recurrent cache at `at` ends. One state stands for all tokens before it, so there is one cell.
 
+    R is of one size, and S of another (`llama_hparams::n_embd_r`, `n_embd_s`): so it shows where some of S is missing.
+
     Raises:
         SlotFileError: there is none.
     """
@@ -142,8 +146,9 @@ def read_recurrent(region: Region, at: int, tokens: int) -> int:
     while not region.is_over(at):
         at, row = _skip_rows(region, at, 1, may_be_empty=True)
         rows.append(row)
-    half, rest = divmod(len(rows), 2)
-    if rest or not 1 <= half <= layers or len(set(rows[:half])) != 1 or len(set(rows[half:])) != 1:
+    half = len(rows) // 2
+    kinds = set(rows[:half]), set(rows[half:])
+    if len(rows) % 2 or not 1 <= half <= layers or [len(one) for one in kinds] != [1, 1] or kinds[0] == kinds[1]:
         raise SlotFileError(f"{len(rows)} states that are not two of each layer, of {layers}", at=at)
     return at
 
@@ -217,7 +222,7 @@ def _read_cache(
     if not found:
         raise SlotFileError("no stream with cells", at=start)
     stream, cells, body = found
-    return [Cache(start, n_stream, stream, cells, body, at)]
+    return [Cache(start, n_stream, stream, cells, body, has_values, at)]
 
 
 def _check_cells(region: Region, at: int, cells: int, tokens: int, *, is_full: bool, has_places: bool) -> int:

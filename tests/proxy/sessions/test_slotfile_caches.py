@@ -126,6 +126,7 @@ def test_states_may_be_empty() -> None:
         (parts.recurrent(5, states=3), "6 states that are not two of each layer, of 2"),
         (parts.recurrent(5)[: -len(parts.tensor(1, 16))], "3 states"),
         (parts.recurrent(5)[: -2 * len(parts.tensor(1, 16))] + parts.tensor(1, 20, 0), "3 states"),
+        (parts.recurrent(5, rows=(12, 12)), "4 states"),
         (parts.recurrent(5) + b"xyz", "a number would take 12 bytes where 3 are left"),
         (struct.pack("=IiIII", 2, 5, 0, 0, 1), "no head of a recurrent cache"),
     ],
