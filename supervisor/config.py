@@ -75,9 +75,9 @@ class ContextSection(_Section):
     cache_type_k: CacheType = Field("f16", description="Type of the K cache.")
     cache_type_v: CacheType = Field("f16", description="Type of the V cache.")
     swa_full: bool = Field(
-        True,
-        description="Models with sliding windows only: keep the whole context, so that sessions can be saved; costs "
-        "memory (`hugind doctor` shows how much).",
+        False,
+        description="Models with sliding windows only: keep the whole context in the slot, so that going back far is "
+        "cheap. Costs memory (`hugind doctor` shows how much), and sessions cannot be brought back then.",
     )
 
     @model_validator(mode="after")

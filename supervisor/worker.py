@@ -31,7 +31,7 @@ from hugind.supervisor.hang import HangWatch, Look
 from hugind.supervisor.llama.binary import EngineBinary
 from hugind.supervisor.llama.client import WorkerClient
 from hugind.supervisor.llama.command import Endpoint, TcpEndpoint, UnixEndpoint, build_flags
-from hugind.supervisor.models.family import sliding_window
+from hugind.supervisor.models.family import Family, family_of
 from hugind.supervisor.models.gguf import GgufError, read_header
 from hugind.supervisor.paths import DIRECTORY_MODE, Home
 from hugind.supervisor.restart import GiveUp, RestartPolicy, decide
@@ -237,7 +237,7 @@ class Worker:
             endpoint=endpoint,
             slot_folder=self._slot_folder,
             known=self._binary.flags,
-            has_window=await asyncio.to_thread(self._has_window),
+            family=await asyncio.to_thread(self._family),
         )
         argv = [*self._binary.argv, *flags]
         self._log.begin()
@@ -252,12 +252,12 @@ class Worker:
             on_exit=self._nudge.set,
         )
 
-    def _has_window(self) -> bool:
+    def _family(self) -> Family:
         try:
             header = read_header(self._config.path_of(self._config.model.model_path, self._home))
         except (GgufError, OSError):
-            return False  # the engine will say what is wrong with the file
-        return sliding_window(header.values, header.architecture) > 0
+            return Family.ATTENTION  # the engine will say what is wrong with the file
+        return family_of(header.values, header.architecture)
 
     async def _ready(self, spawn: Spawn) -> EngineStartError | str | None:
         """Wait until it answers as the model that was started; bounded by stall, not by time."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 
 from hugind.supervisor.config import Config
-from hugind.supervisor.models.family import Family, family_of
+from hugind.supervisor.models.family import Family, family_of, sliding_window
 from hugind.supervisor.models.gguf import GgufError, read_header
 from hugind.supervisor.paths import Home
 
@@ -21,6 +21,8 @@ class Identity:
     """An engine, as far as its slot files are concerned."""
 
     family: Family
+    window: int
+    """Tokens that a sliding attention sees; 0 where it sees all."""
     model: str
     """Digest of the model with its projector, adapters and template: a session is with that."""
     fingerprint: str
@@ -47,15 +49,15 @@ def identify(config: Config, build: str, home: Home) -> Identity:
         list(config.engine.extra_args),  # rope settings come that way
         sorted(config.engine.env.items()),
     )
-    return Identity(_family(model_path), model, fingerprint)
+    return Identity(*_family(model_path), model, fingerprint)
 
 
-def _family(path: Path) -> Family:
+def _family(path: Path) -> tuple[Family, int]:
     try:
         header = read_header(path)
     except (GgufError, OSError):
-        return Family.ATTENTION
-    return family_of(header.values, header.architecture)
+        return Family.ATTENTION, 0
+    return family_of(header.values, header.architecture), sliding_window(header.values, header.architecture)
 
 
 def _gguf_digest(path: Path) -> list[object]:

@@ -18,7 +18,10 @@ from hugind.supervisor.paths import write_private
 
 logger = logging.getLogger(__name__)
 
-_TEXT = "One two three four five six seven eight nine ten eleven twelve. " * 4
+_SENTENCE = "One two three four five six seven eight nine ten eleven twelve. "
+_WORDS = 12
+_SENTENCES = 4
+_MAX_SENTENCES = 200
 _ENOUGH = 0.75
 """Of the tokens that could have been reused: the last one is always computed, and text may split otherwise at a cut."""
 
@@ -47,25 +50,28 @@ class Verdict:
         return self.ability is not Ability.NONE
 
 
-async def self_test(client: WorkerClient, slot: int, folder: Path, slots: int, family: Family) -> Verdict:
+async def self_test(client: WorkerClient, slot: int, folder: Path, slots: int, family: Family, window: int) -> Verdict:
     """Save, restore and continue a short text in an idle slot of nobody's; it is empty afterwards.
+
+    `window`: of a sliding attention, which the text must exceed: within it a restore always works.
 
     Raises:
         WorkerUnreachable: the worker is gone.
     """
     source = None
+    text = _SENTENCE * min(max(_SENTENCES, 2 * window // _WORDS), _MAX_SENTENCES)
     try:
-        await hold_prompt(client, slot, _TEXT)
+        await hold_prompt(client, slot, text)
         snapshot = await snapshots.save(client, slot, folder, fingerprint="")
         source = folder / snapshot.file
 
-        async def reused(text: str) -> int:
+        async def reused(next_text: str) -> int:
             await client.erase(slot)
             await snapshots.restore(client, slot, snapshot, folder / snapshot.file, folder, slots)
-            return await hold_prompt(client, slot, text)
+            return await hold_prompt(client, slot, next_text)
 
-        longer = await reused(_TEXT + "And then?")
-        other = await reused(_TEXT[: len(_TEXT) // 2] + "And then?")
+        longer = await reused(text + "And then?")
+        other = await reused(text[: len(text) // 2] + "And then?")
     except (snapshots.SnapshotError, HugindError) as error:
         message = error.message if isinstance(error, HugindError) else str(error)
         return Verdict(Ability.NONE, f"the self-test failed: {message}")
@@ -76,7 +82,7 @@ async def self_test(client: WorkerClient, slot: int, folder: Path, slots: int, f
     tokens = snapshot.tokens
     if longer < tokens * _ENOUGH:
         return Verdict(Ability.NONE, f"{family} model: {longer} of {tokens} restored tokens were reused")
-    if other < tokens / 2 * _ENOUGH:
+    if other < tokens / 2 * _ENOUGH or family is not Family.ATTENTION:
         return Verdict(Ability.EXTENSION, f"{family} model: a restored slot can only be extended")
     return Verdict(Ability.ANY_PREFIX, f"{family} model: {longer} of {tokens} restored tokens were reused")
 

@@ -10,10 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hugind.supervisor.config import Config
+from hugind.supervisor.models.family import Family
 from hugind.supervisor.paths import Home
 
 MAX_POOLED_BATCH = 8192
 """An embedding input must fit one physical batch; beyond this the compute buffer grows out of proportion."""
+
+CHECKPOINTS = 4
+"""llama-server's 32 made slot files of a model with a window 2.7 times as large, and are 150 MB each for large hybrids
+(llama.cpp PR 20819); the last few are those that a conversation goes back to."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,9 @@ def build_flags(
     endpoint: Endpoint,
     slot_folder: Path,
     known: Collection[str],
-    has_window: bool = False,
+    family: Family = Family.ATTENTION,
 ) -> list[str]:
-    """The flags of one worker. `known` are the flags that its binary understands; `has_window`: the model's attention
-    slides over its context, so that a saved slot is worthless unless all of it is kept (reference: kv_sessions, a4).
-    """
+    """The flags of one worker. `known` are the flags that its binary understands."""
     flags = [
         *("--model", str(config.path_of(config.model.model_path, home))),
         *("--alias", name),
@@ -55,7 +58,7 @@ def build_flags(
         *_task(config),
         *_sampling(config),
         *_extras(config, home),
-        *(["--swa-full"] if has_window and config.context.swa_full and config.sessions.enabled else []),
+        *_memory_family(config, family, known),
     ]
     for quiet in (("--no-ui", "--no-webui"), ("--offline",)):
         flags += [flag for flag in quiet if flag in known][:1]
@@ -105,6 +108,14 @@ def _memory(config: Config, known: Collection[str]) -> list[str]:
     if device.gpu_layers != "auto":
         flags += ["--n-gpu-layers", "999" if device.gpu_layers == "all" else str(device.gpu_layers)]
     return flags + _load_mode(mlock=device.mlock, no_mmap=device.no_mmap, known=known)
+
+
+def _memory_family(config: Config, family: Family, known: Collection[str]) -> list[str]:
+    """Models that cannot go back in their memory go back to checkpoints, which are part of each slot file."""
+    if family is Family.ATTENTION:
+        return []
+    flags = ["--ctx-checkpoints", str(CHECKPOINTS)] if "--ctx-checkpoints" in known else []
+    return flags + (["--swa-full"] if family is Family.SWA and config.context.swa_full else [])
 
 
 def _load_mode(*, mlock: bool, no_mmap: bool, known: Collection[str]) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 from hugind.supervisor.config import RESERVED_FLAGS, Config
 from hugind.supervisor.llama.binary import resolve_binary
 from hugind.supervisor.llama.command import Endpoint, TcpEndpoint, UnixEndpoint, build_flags
+from hugind.supervisor.models.family import Family
 from hugind.supervisor.paths import Home
 from tests.engines import engine_binary
 
@@ -18,14 +19,33 @@ _TCP = TcpEndpoint(9)
 _HOME = Home(Path("/home/h"))
 
 
-def _flags(known: Collection[str] = (), endpoint: Endpoint = _TCP, task: str = "chat", **sections: Any) -> list[str]:
+def _flags(
+    known: Collection[str] = (),
+    endpoint: Endpoint = _TCP,
+    task: str = "chat",
+    family: Family = Family.ATTENTION,
+    **sections: Any,
+) -> list[str]:
     model = {"model_path": "m.gguf", "task": task, **sections.pop("model", {})}
     config = Config.model_validate({"model": model, **sections})
-    return build_flags("tiny", config, _HOME, endpoint=endpoint, slot_folder=Path("/slots"), known=known)
+    return build_flags("tiny", config, _HOME, endpoint=endpoint, slot_folder=Path("/slots"), known=known, family=family)
 
 
 def _value(flags: list[str], flag: str) -> str | None:
     return flags[flags.index(flag) + 1] if flag in flags else None
+
+
+@pytest.mark.parametrize("family", list(Family))
+def test_memory_of_a_family(family: Family) -> None:
+    """Few checkpoints where a model has any, because they are in every slot file; a whole window only when asked for."""
+    known = ["--ctx-checkpoints"]
+    plain = _flags(known, family=family)
+    whole = _flags(known, family=family, context={"swa_full": True})
+
+    assert (None if family is Family.ATTENTION else "4") == _value(plain, "--ctx-checkpoints")
+    assert "--swa-full" not in plain
+    assert (family is Family.SWA) == ("--swa-full" in whole)
+    assert "--ctx-checkpoints" not in _flags(family=family)
 
 
 @pytest.mark.parametrize("task", ["chat", "embedding", "rerank"])
