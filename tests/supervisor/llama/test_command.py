@@ -37,7 +37,7 @@ def _value(flags: list[str], flag: str) -> str | None:
 
 @pytest.mark.parametrize("family", list(Family))
 def test_memory_of_a_family(family: Family) -> None:
-    """Few checkpoints where a model has any, because they are in every slot file; a whole window only when asked for."""
+    """Few checkpoints where a model has any: they are in every slot file. A whole window only when asked for."""
     known = ["--ctx-checkpoints"]
     plain = _flags(known, family=family)
     whole = _flags(known, family=family, context={"swa_full": True})
