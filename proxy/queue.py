@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 Worker = TypeVar("Worker", bound=Hashable)
 Ticket = TypeVar("Ticket", bound=Hashable)
 
 
-@dataclass(frozen=True)
-class Place(Generic[Worker]):
-    """One slot of one worker."""
+class Place(NamedTuple, Generic[Worker]):
+    """One slot of one worker. A tuple, because it is hashed a dozen times in every turn."""
 
     worker: Worker
     slot: int

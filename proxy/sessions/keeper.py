@@ -135,7 +135,7 @@ class Keeper:
             self._table.vacate(place)
             if evicted is not None:
                 self._let_go(evicted)
-            if evicted is not None and evicted is session.source:
+            if evicted is not None and _is_beginning(evicted, session):
                 self._table.hold(place, session.id, turns=session.turns, now=time.monotonic())
                 return "hot"
         label = await self._bring_back(place, session)
@@ -522,6 +522,14 @@ class Keeper:
         await self.leases.aclose()
         for saver in list(self._savers.values()):
             await saver.aclose()
+
+
+def _is_beginning(evicted: Session, session: Session) -> bool:
+    """Whether what a slot holds is the beginning of another session of the same owner: that may go on from there."""
+    if evicted is session.source:
+        return True
+    known = evicted.chain
+    return bool(known) and session.chain[len(known) - 1 : len(known)] == known[-1:]
 
 
 class _Saver:
