@@ -65,6 +65,14 @@ class Scribe:
             if session.is_worth_keeping and not self._store.is_on_disk(session):
                 await self._store.copy_to_disk(session)
 
+    async def write_down(self, session: Session) -> None:
+        """Write what is noted of a session now, its snapshot aside."""
+        async with self._one_at_a_time:
+            due = self._due.get(session.id)
+            if due is not None and not due.is_written:
+                due.is_written = True
+                await self._write_down(session, due)
+
     async def _write(self, until: float) -> None:
         async with self._one_at_a_time:
             for session_id, due in list(self._due.items()):
@@ -86,9 +94,11 @@ class Scribe:
 
     async def _write_down(self, session: Session, due: _Due) -> None:
         try:
-            if due.messages is not None:
-                await asyncio.to_thread(self._store.write_messages, session, due.messages)
             async with session.kv_lock:
+                if self._store.sessions.get(session.id) is not session:  # forgotten meanwhile: nothing may come back
+                    return
+                if due.messages is not None:
+                    await asyncio.to_thread(self._store.write_messages, session, due.messages)
                 await asyncio.to_thread(self._store.write_record, session)
         except OSError as error:
             logger.warning("session %s of '%s' was not written down: %s", session.id, self._store.name, error)

@@ -95,8 +95,11 @@ class Verdicts:
 
     def get(self, fingerprint: str) -> Verdict | None:
         """What is known, if anything."""
-        known = self._read().get(fingerprint)
-        return Verdict(Ability(known["ability"]), known["reason"]) if known else None
+        try:
+            known = self._read()[fingerprint]
+            return Verdict(Ability(known["ability"]), known["reason"])
+        except (KeyError, TypeError, ValueError):  # not there, or of another version
+            return None
 
     def put(self, fingerprint: str, verdict: Verdict) -> None:
         """Remember it; a file that cannot be written only costs another test."""

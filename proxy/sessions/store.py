@@ -16,6 +16,7 @@ import math
 import os
 import secrets
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -69,9 +70,11 @@ class Store:
             self.is_persistent = False
             self.slots = choose_slot_folder(home, f"{name}.{os.getpid()}", settings.memory_folder)
             logger.warning("another gateway keeps the sessions of '%s': here they do not outlive this one", name)
-        self._keys = atrest.KeyFolder(home.session_keys)
+        self._keys = atrest.KeyFolder(home.session_keys / name)
+        """Its own: an owner who has nothing left with this engine may have sessions with another."""
         self._bad: deque[Path] = deque()
         self._is_loaded = False
+        self._loading = threading.Lock()
         if not self.slots.is_memory:
             logger.warning("sessions of '%s' are saved straight to disk: %s", name, self.slots.reason)
 
@@ -93,22 +96,27 @@ class Store:
     # ---- the index
 
     def load(self) -> None:
-        """Read every record, and remove files that belong to none. Blocks; a second call does nothing."""
-        if self._is_loaded or not self.is_persistent:
-            return
-        self._is_loaded = True
-        try:
-            self._load()
-        except OSError:
-            logger.exception("the sessions of '%s' cannot be read: they start anew and are not written down", self.name)
-            self.is_persistent = False
+        """Read every record, and remove files that belong to none. Blocks; a second call only waits for the first."""
+        with self._loading:
+            if self._is_loaded or not self.is_persistent:
+                return
+            try:
+                self._load()
+            except OSError:
+                logger.exception(
+                    "the sessions of '%s' cannot be read: they start anew and are not written down", self.name
+                )
+                self.is_persistent = False
+            self._is_loaded = True
 
     def _load(self) -> None:
         in_memory = {entry.name for entry in os.scandir(self.slots.path)}
         now, wall = time.monotonic(), time.time()
-        for folder in self._owner_folders():
-            self._load_owner(folder, in_memory, now, wall)
-        known = {session.memory.file for session in self.sessions.values() if session.memory}
+        found = [s for folder in self._owner_folders() for s in self._load_owner(folder, in_memory, now, wall)]
+        self.sessions.update({session.id: session for session in found})  # at once: others look at them meanwhile
+        for session in found:
+            self.learn(session, session.chain)
+        known = {session.memory.file for session in found if session.memory}
         for name in in_memory - known:
             (self.slots.path / name).unlink(missing_ok=True)
 
@@ -124,6 +132,11 @@ class Store:
         self.sessions[session.id] = session
         self.learn(session, talk.chain)
         return session
+
+    def adopt(self, session: Session, chain: tuple[bytes, ...]) -> None:
+        """Take in a session that was made elsewhere; it can be continued from now on."""
+        self.sessions[session.id] = session
+        self.learn(session, chain)
 
     def learn(self, session: Session, chain: tuple[bytes, ...]) -> None:
         """What a session says now."""
@@ -146,7 +159,7 @@ class Store:
         folder = self._owner_folder(session)
         for file in (folder / f"{session.id}.json", folder / f"{session.id}.talk"):
             file.unlink(missing_ok=True)
-        if not any(other.owner == session.owner for other in self.sessions.values()):
+        if self.is_persistent and not any(other.owner == session.owner for other in self.sessions.values()):
             self._forget_owner(session)
 
     # ---- snapshots
@@ -429,9 +442,10 @@ class Store:
             folder.rmdir()
         self._keys.forget(session.owner.digest)
 
-    def _load_owner(self, folder: Path, in_memory: set[str], now: float, wall: float) -> None:
+    def _load_owner(self, folder: Path, in_memory: set[str], now: float, wall: float) -> list[Session]:
         names = {entry.name for entry in os.scandir(folder)}
         known: set[str] = set()
+        found = []
         for name in (name for name in names if name.endswith(".json")):
             try:
                 session = Session.from_json(orjson.loads((folder / name).read_bytes()))
@@ -447,7 +461,7 @@ class Store:
             known |= {name, f"{session.id}.talk"} | ({session.disk.file} if session.disk else set())
             grace_s = max(self.settings.disk_ttl_days * 86400 - EXPIRY_GRACE_S, 0)
             session.quiet_since = now - min(max(wall - session.used_at, 0), grace_s)
-            self.sessions[session.id] = session
-            self.learn(session, session.chain)
+            found.append(session)
         for name in names - known:
             (folder / name).unlink(missing_ok=True)
+        return found
