@@ -25,7 +25,7 @@ from hugind.proxy.sessions.prompts import common_prompt, hold_prompt, read_syste
 from hugind.proxy.sessions.rates import Rates
 from hugind.proxy.sessions.record import Label, Owner, Session, Snapshot
 from hugind.proxy.sessions.selftest import Ability, Verdict, Verdicts, self_test
-from hugind.proxy.sessions.slots import SlotTable, Wish
+from hugind.proxy.sessions.slots import Seat, SlotTable, Wish
 from hugind.proxy.sessions.stores import Shelf
 from hugind.proxy.sessions.transcript import Scope, Talk, chat_chain, count_head
 from hugind.supervisor import tasks
@@ -417,6 +417,49 @@ class Keeper:
         )  # fmt: skip
         if self._hollow_in_a_row >= HOLLOW_LIMIT:
             self.verdict = Verdict(Ability.NONE, f"{HOLLOW_LIMIT} restores in a row saved nothing")
+
+    # ---- what people see and do (`desk.py`)
+
+    @property
+    def identity(self) -> Identity | None:
+        """What the model is. None: no worker was ready yet."""
+        return self._identity
+
+    def held(self) -> dict[str, tuple[Place[Spawn], Seat]]:
+        """What is in the slots, by session."""
+        spawns = [worker.spawn for worker in self.engine.workers if worker.spawn]
+        places = [place for spawn in spawns for place in self._table.places(spawn)]
+        return {seat.holder: (place, seat) for place in places if (seat := self._table[place]).holder}
+
+    async def empty_slot(self, session: Session) -> bool:
+        """Erase the slot that a session is in. False: somebody uses that; the session may be out of it after that."""
+        place, seat = self.held().get(session.id, (None, None))
+        if place is None or seat is None:
+            return True
+        lease = self.leases.take(place)
+        if lease is None:
+            return False
+        try:
+            self._table.vacate(place)
+            await place.worker.client.erase(place.slot)
+            seat.is_clean = True
+        except (WorkerUnreachable, SlotActionRefused) as error:
+            logger.warning("%s: not erased, so it is before the next turn: %s", self.engine.name, error.message)
+        finally:
+            self.leases.release(lease)
+        return True
+
+    async def save_now(self, session: Session) -> None:
+        """Save what a slot holds beyond the snapshot, unless somebody uses it. Streams of its worker are held up."""
+        place, seat = self.held().get(session.id, (None, None))
+        if place is None or seat is None or not seat.is_dirty or (lease := self.leases.take(place)) is None:
+            return
+        try:
+            await self._save(place, session)
+        except WorkerUnreachable as error:
+            logger.warning("%s: not saved: %s", self.engine.name, error.message)
+        finally:
+            self.leases.release(lease)
 
     # ---- which session
 
