@@ -61,7 +61,7 @@ class Store:
         """Snapshots that failed their check, ever."""
         self._folder = home.sessions / name
         self._folder.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-        self._lock = FileLock(self._folder / ".lock", mode=FILE_MODE)
+        self._lock = FileLock(self._folder / ".lock", mode=FILE_MODE, thread_local=False)  # released in another thread
         try:
             self._lock.acquire(blocking=False)
             self.is_persistent = True
