@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from hugind.proxy.dialects.choices import Choices
 from hugind.proxy.dialects.errors import EngineStreamError
 from hugind.proxy.errors import ApiError
 from hugind.proxy.exchange import Exchange, Headers
@@ -93,6 +94,25 @@ async def relay_translated(
     except EngineStreamError as error:
         raise ApiError(error.status, error.message, kind=error.type) from error
     await exchange.send(last, more=False)
+
+
+async def relay_choice(exchange: Exchange, spawn: Spawn, response: EngineStream, choices: Choices) -> None:
+    """One of several answers to a request, as it comes; the last one ends the stream.
+
+    Raises:
+        StreamCut: the worker ended before its answer did.
+        ApiError: the engine reported an error in the stream.
+    """
+    if not exchange.is_started:
+        await exchange.start(200, STREAM_HEADERS)
+    try:
+        async for event in events_of(exchange, spawn, response):
+            if data := choices.feed(event):
+                await exchange.send(data)
+    except EngineStreamError as error:
+        raise ApiError(error.status, error.message, kind=error.type) from error
+    if choices.is_last:
+        await exchange.send(b"data: [DONE]\n\n", more=False)
 
 
 async def assemble(exchange: Exchange, spawn: Spawn, response: EngineStream, assembler: Assembler) -> Any:

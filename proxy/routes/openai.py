@@ -7,17 +7,22 @@ from functools import partial
 from typing import Any, Literal
 
 from hugind.proxy.access.auth import Principal
+from hugind.proxy.dialects.choices import Choices
 from hugind.proxy.dialects.openai import ChatAssembler, CompletionAssembler, NativeAssembler, ResponsesAssembler
 from hugind.proxy.errors import ApiError
 from hugind.proxy.exchange import Exchange
-from hugind.proxy.forward import Assembler, assemble, relay_stream
+from hugind.proxy.forward import Assembler, assemble, relay_choice, relay_stream
 from hugind.proxy.gateway import Gateway, Handler
+from hugind.proxy.sessions.keeper import Keeper
 from hugind.proxy.sessions.talks import Header, bare_talk, chat_talk, owner_of, responses_talk, text_talk
 from hugind.proxy.sessions.transcript import Scope, Talk
 from hugind.proxy.turn import pass_through, take_slot, take_turn
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.llama.stream import EngineStream
 from hugind.supervisor.spawn import Spawn
+
+MANY_CHOICES = ("/v1/chat/completions", "/v1/completions")
+MAX_CHOICES = 16
 
 Task = Literal["chat", "embedding", "rerank"]
 
@@ -40,7 +45,7 @@ async def generate(
     is busy (engine facts, "Clients that leave").
     """
     engine, request = await read_request(gateway, exchange, principal, task="chat")
-    refuse_many_choices(request)
+    wanted = take_choices(request, exchange.scope["path"])
     keeper = gateway.keeper(engine)
     scope = await keeper.scope(owner_of(principal.name, request))
     talk = make_talk(scope, exchange.header, request)
@@ -48,6 +53,9 @@ async def generate(
     if not is_stream:
         request["stream"] = True
         request["stream_options"] = {"include_usage": True}
+    if wanted > 1:
+        await _generate_choices(keeper, exchange, request, talk, wanted, None if is_stream else assembler)
+        return
 
     async def answer(spawn: Spawn, response: EngineStream) -> None:
         if is_stream:
@@ -56,6 +64,37 @@ async def generate(
             await exchange.respond(200, await assemble(exchange, spawn, response, assembler(request)))
 
     await take_turn(keeper, exchange, exchange.scope["path"], request, answer, talk)
+
+
+async def _generate_choices(
+    keeper: Keeper,
+    exchange: Exchange,
+    request: dict[str, Any],
+    talk: Talk,
+    wanted: int,
+    assembler: Callable[[dict[str, Any]], Assembler] | None,
+) -> None:
+    """Several answers to one request, each a turn of its own: streamed as they come, or joined by an assembler."""
+    if talk.is_kept:
+        raise ApiError(400, "a history that is kept here goes on with one answer: leave n out", param="n")
+    choices = Choices(wanted)
+
+    async def answer(spawn: Spawn, response: EngineStream) -> None:
+        if assembler is None:
+            await relay_choice(exchange, spawn, response, choices)
+        else:
+            choices.add(await assemble(exchange, spawn, response, assembler(request)))
+
+    session = None
+    for _ in range(wanted):
+        seed = request.get("seed")
+        index = choices.begin()
+        varied = {**request, "seed": seed + index} if isinstance(seed, int) else request
+        await take_turn(keeper, exchange, exchange.scope["path"], varied, answer, talk)
+        session = session or exchange.session
+    if assembler is not None:
+        exchange.session = session
+        await exchange.respond(200, choices.result())
 
 
 async def chat(gateway: Gateway, exchange: Exchange, principal: Principal) -> None:
@@ -104,6 +143,22 @@ async def read_request(
         path = exchange.scope["path"]
         raise ApiError(400, f"'{engine.name}' serves {made_for}, and {path} needs a model for {task}", param="model")
     return engine, request
+
+
+def take_choices(request: dict[str, Any], path: str) -> int:
+    """How many answers are wanted; taken out of the request, because the engine would use other people's slots.
+
+    Raises:
+        ApiError: 400 for what is no number of answers, or where the route has one.
+    """
+    wanted = request.get("n")
+    if path not in MANY_CHOICES or wanted is None or request.get("n_cmpl") is not None or count_prompts(request) > 1:
+        refuse_many_choices(request)
+        return 1
+    del request["n"]
+    if type(wanted) is not int or not 1 <= wanted <= MAX_CHOICES:
+        raise ApiError(400, f"n: a number from 1 to {MAX_CHOICES}", param="n", code="unsupported_value")
+    return wanted
 
 
 def refuse_many_choices(request: dict[str, Any]) -> None:

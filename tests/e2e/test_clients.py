@@ -90,8 +90,8 @@ def test_openai_sees_its_own_errors(oai: openai.OpenAI, gateway: GatewayProcess)
     """The library's exceptions, with code and parameter."""
     with pytest.raises(openai.NotFoundError) as unknown:
         oai.chat.completions.create(model="nope", messages=HELLO)
-    with pytest.raises(openai.BadRequestError, match="only 1 is supported") as choices:
-        oai.chat.completions.create(model="chat", messages=HELLO, n=2)
+    with pytest.raises(openai.BadRequestError, match="a number from 1 to 16") as choices:
+        oai.chat.completions.create(model="chat", messages=HELLO, n=17)
     with pytest.raises(openai.BadRequestError, match="exceed") as long:
         oai.chat.completions.create(model="chat", messages=[{"role": "user", "content": "word " * 5000}])
     with (
@@ -103,6 +103,16 @@ def test_openai_sees_its_own_errors(oai: openai.OpenAI, gateway: GatewayProcess)
     assert ("model_not_found", "model") == (unknown.value.code, unknown.value.param)
     assert ("unsupported_value", "n") == (choices.value.code, choices.value.param)
     assert "exceed_context_size_error" == long.value.type
+
+
+def test_openai_gets_several_choices(oai: openai.OpenAI) -> None:
+    """`n` of them, each of its own making, in one answer."""
+    answer = oai.chat.completions.create(model="chat", messages=HELLO, n=3, max_tokens=8, temperature=1, seed=1)
+
+    assert [0, 1, 2] == [choice.index for choice in answer.choices]
+    assert 3 == len({choice.message.content for choice in answer.choices})
+    assert answer.usage is not None
+    assert 24 == answer.usage.completion_tokens
 
 
 def test_anthropic_gets_messages(claude: anthropic.Anthropic) -> None:

@@ -44,7 +44,7 @@ async def test_bodies_that_cannot_be_used(served: Served) -> None:
         (b'{"model": "nope"}', 404),
         (b'{"model": ["chat"]}', 400),
         (b'{"model": "chat"}', 400),
-        (b'{"model": "chat", "messages": [], "n": 2}', 400),
+        (b'{"model": "chat", "messages": [], "n": 17}', 400),
         (b'{"model": "chat", "messages": [], "n_cmpl": 3}', 400),
     ]
     for path in (CHAT, "/v1/messages"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,37 @@ async def _is_serving(served: Served) -> None:
     await eventually(lambda: served.leases().free == 2)
 
     assert 200 == (await served.client.post("/v1/chat/completions", json=chat("x"))).status_code
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_several_choices(tmp_path: Path, path: str, is_stream: bool) -> None:
+    """`n` answers to one request, made one after another on one slot: nobody else's is touched."""
+    asked = {"messages": [{"role": "user", "content": "hello"}]} if "chat" in path else {"prompt": "hello"}
+    body = {"model": "chat", "n": 3, "max_tokens": 4, "seed": 1, **asked}
+    options = {"stream": True, "stream_options": {"include_usage": True}} if is_stream else {}
+    async with serving(tmp_path, {"chat": standin_config(tmp_path, server={"max_slots": 2})}) as served:
+        answer = await served.client.post(path, json={**body, **options})
+        events = [answer.json()] if not is_stream else _events(answer.text)
+
+        assert 200 == answer.status_code
+        assert {0, 1, 2} == {choice["index"] for event in events for choice in event["choices"]}
+        assert [12] == [event["usage"]["completion_tokens"] for event in events if event.get("usage")]
+        assert 1 == len({event["id"] for event in events})
+        assert [0] == [slot.id for slot in await served.spawn().client.slots(5) if slot.tokens]
+        assert "new" == answer.headers["x-hugind-session"]
+
+
+@pytest.mark.parametrize("wanted", [0, 17, -1, True, "2", 1.5])
+async def test_choices_that_are_no_number(tmp_path: Path, wanted: object) -> None:
+    """400 that says so."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:
+        answer = await served.client.post("/v1/chat/completions", json={**chat(), "n": wanted})
+
+        assert (400, "n") == (answer.status_code, answer.json()["error"]["param"])
+
+
+def _events(text: str) -> list[dict[str, Any]]:
+    lines = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
+    assert "[DONE]" == lines.pop()
+    return [json.loads(line) for line in lines]
