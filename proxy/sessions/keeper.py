@@ -139,10 +139,10 @@ class Keeper:
                 self._table.hold(place, session.id, turns=session.turns, now=time.monotonic())
                 return "hot"
         label = await self._bring_back(place, session)
-        if label == "new" and not self._table[place].is_clean:
+        if label is None and not self._table[place].is_clean:
             await client.erase(slot)
         self._table.hold(place, session.id, turns=session.turns, now=time.monotonic())
-        return label
+        return label or "new"
 
     def unseat(self, lease: Lease) -> None:
         """The worker cannot be reached: whatever is in the slot, nobody waits for it."""
@@ -354,8 +354,11 @@ class Keeper:
 
     # ---- bringing back
 
-    async def _bring_back(self, place: Place[Spawn], session: Session) -> Label:
-        """Restore the session's snapshot, or that of the session that it branched off; "new" where there is none."""
+    async def _bring_back(self, place: Place[Spawn], session: Session) -> Label | None:
+        """Restore the session's snapshot, or that of the session that it branched off; None where there is none.
+
+        "new" where it was the config's own system prompt: of the session itself nothing was there.
+        """
         for owner, snapshot in self._candidates(session):
             async with owner.kv_lock:
                 if snapshot not in (owner.memory, owner.disk):
@@ -363,7 +366,7 @@ class Keeper:
                 label: Label = "warm" if snapshot is owner.memory else "cold"
                 if await self._restore(place, owner, snapshot):
                     return "new" if owner is self._base else label
-        return "new"
+        return None
 
     def _candidates(self, session: Session) -> list[tuple[Session, Snapshot]]:
         """Snapshots that the session could go on from, the best first."""
