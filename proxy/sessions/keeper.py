@@ -24,7 +24,7 @@ from hugind.proxy.sessions.fingerprint import Identity, identify
 from hugind.proxy.sessions.prompts import common_prompt, hold_prompt, read_system_prompt, reply_of
 from hugind.proxy.sessions.rates import Rates
 from hugind.proxy.sessions.record import Label, Owner, Session, Snapshot
-from hugind.proxy.sessions.selftest import Ability, Verdict, Verdicts, self_test
+from hugind.proxy.sessions.selftest import Ability, SelfTestFailed, Verdict, Verdicts, self_test
 from hugind.proxy.sessions.slots import Seat, SlotTable, Wish
 from hugind.proxy.sessions.stores import Shelf
 from hugind.proxy.sessions.transcript import Scope, Talk, chat_chain, count_head
@@ -523,10 +523,13 @@ class Keeper:
         known = await asyncio.to_thread(verdicts.get, identity.fingerprint)
         if known is not None:
             return known
-        config = self.engine.config
-        verdict = await self_test(
-            spawn.client, 0, self.store.slots.path, config.server.max_slots, identity.family, identity.window
-        )
+        slots, ctx_size = self.engine.config.server.max_slots, self.engine.config.context.ctx_size
+        try:
+            verdict = await self_test(
+                spawn.client, 0, self.store.slots.path, slots, ctx_size, identity.family, identity.window
+            )
+        except SelfTestFailed as error:  # it says nothing about the model: the next start tries again
+            return Verdict(Ability.NONE, error.message)
         await asyncio.to_thread(verdicts.put, identity.fingerprint, verdict)
         return verdict
 

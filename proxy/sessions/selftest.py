@@ -10,18 +10,19 @@ from pathlib import Path
 import orjson
 
 from hugind.proxy.sessions import snapshots
-from hugind.proxy.sessions.prompts import hold_prompt
+from hugind.proxy.sessions.prompts import PROMPT_TIMEOUT_S, hold_prompt
 from hugind.supervisor.errors import HugindError
-from hugind.supervisor.llama.client import WorkerClient
+from hugind.supervisor.llama.client import SlotActionRefused, WorkerClient
 from hugind.supervisor.models.family import Family
 from hugind.supervisor.paths import write_private
 
 logger = logging.getLogger(__name__)
 
 _SENTENCE = "One two three four five six seven eight nine ten eleven twelve. "
-_WORDS = 12
-_SENTENCES = 4
-_MAX_SENTENCES = 200
+_MIN_TOKENS = 128
+_MAX_TOKENS = 4000
+_CONTEXT_SHARE = 0.75
+"""What follows must fit behind the text."""
 _ENOUGH = 0.75
 """Of the tokens that could have been reused: the last one is always computed, and text may split otherwise at a cut."""
 
@@ -50,17 +51,24 @@ class Verdict:
         return self.ability is not Ability.NONE
 
 
-async def self_test(client: WorkerClient, slot: int, folder: Path, slots: int, family: Family, window: int) -> Verdict:
+class SelfTestFailed(HugindError):  # noqa: N818 - as in "the test failed"
+    """It came to no verdict: something else was wrong."""
+
+
+async def self_test(
+    client: WorkerClient, slot: int, folder: Path, slots: int, ctx_size: int, family: Family, window: int
+) -> Verdict:
     """Save, restore and continue a short text in an idle slot of nobody's; it is empty afterwards.
 
-    `window`: of a sliding attention, which the text must exceed: within it a restore always works.
+    `window`: of a sliding attention, which the text should exceed: within it a restore always works.
 
     Raises:
+        SelfTestFailed: it could not be done.
         WorkerUnreachable: the worker is gone.
     """
     source = None
-    text = _SENTENCE * min(max(_SENTENCES, 2 * window // _WORDS), _MAX_SENTENCES)
     try:
+        text = await _text(client, ctx_size, window)
         await hold_prompt(client, slot, text)
         snapshot = await snapshots.save(client, slot, folder, fingerprint="")
         source = folder / snapshot.file
@@ -72,9 +80,9 @@ async def self_test(client: WorkerClient, slot: int, folder: Path, slots: int, f
 
         longer = await reused(text + "And then?")
         other = await reused(text[: len(text) // 2] + "And then?")
-    except (snapshots.SnapshotError, HugindError) as error:
+    except (snapshots.SnapshotError, SlotActionRefused) as error:
         message = error.message if isinstance(error, HugindError) else str(error)
-        return Verdict(Ability.NONE, f"the self-test failed: {message}")
+        raise SelfTestFailed(f"the self-test failed: {message}") from error
     finally:
         if source is not None:
             source.unlink(missing_ok=True)
@@ -85,6 +93,14 @@ async def self_test(client: WorkerClient, slot: int, folder: Path, slots: int, f
     if other < tokens / 2 * _ENOUGH or family is not Family.ATTENTION:
         return Verdict(Ability.EXTENSION, f"{family} model: a restored slot can only be extended")
     return Verdict(Ability.ANY_PREFIX, f"{family} model: {longer} of {tokens} restored tokens were reused")
+
+
+async def _text(client: WorkerClient, ctx_size: int, window: int) -> str:
+    """As long as it must be, and may be. A vocabulary decides how many tokens a sentence is: from 12 to 65."""
+    answer = await client.ask("/tokenize", {"content": _SENTENCE}, PROMPT_TIMEOUT_S)
+    per_sentence = max(len(answer.get("tokens", ())), 1)
+    most = min(int(ctx_size * _CONTEXT_SHARE), _MAX_TOKENS)
+    return _SENTENCE * max(min(max(_MIN_TOKENS, 2 * window), most) // per_sentence, 1)
 
 
 class Verdicts:
