@@ -46,8 +46,10 @@ class Choices:
         event = {**event, "id": self._id}
         if usage := event.get("usage"):
             event["usage"] = self._add_usage(usage)
-            if not self.is_last and not event.get("choices"):
-                return b""
+            if not self.is_last:
+                del event["usage"]
+                if not event.get("choices"):
+                    return b""
         for choice in event.get("choices") or ():
             choice["index"] = self._index
         return format_event(orjson.dumps(event))
