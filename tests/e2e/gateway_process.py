@@ -19,6 +19,7 @@ import yaml
 from hugind.supervisor.paths import Home
 from hugind.supervisor.run_folder import live_gateways
 from tests.eventually import eventually_sync
+from tests.homes import note_home
 
 KEY = "e2e-key"
 DEADLINE_S = 40
@@ -67,6 +68,7 @@ def running(
     """Run a gateway with `configs` until the block ends; whatever it started is gone then."""
     home = Home(folder)
     home.create()
+    note_home(home)
     for name, config in configs.items():
         home.config(name).write_text(yaml.safe_dump(config))
     argv = [sys.executable, "-m", "hugind.cli.main", "server", "start", *configs, "--port", "0"]

@@ -29,6 +29,7 @@ from hugind.supervisor.run_folder import own_run_folder
 from hugind.supervisor.spawn import Spawn
 from hugind.supervisor.worker import Worker
 from tests.eventually import eventually
+from tests.homes import note_home
 
 KEY = "test-key"
 ADMIN_KEY = "admin-key"
@@ -95,6 +96,7 @@ async def serving(
     """Serve `configs` until the block ends; every process is gone then."""
     home = Home(folder)
     home.create()
+    note_home(home)
     if keyring is None:
         keyring = Keyring()
         keyring.add(KEY, Principal("tester"))
