@@ -36,6 +36,8 @@ from hugind.supervisor.paths import DIRECTORY_MODE, FILE_MODE
 CHUNK = 1 << 20
 KEY_BYTES = 32
 
+HEADER_BYTES = 6
+
 _MAGIC, _VERSION = b"hgnd", 1
 _COMPRESSED, _ENCRYPTED = 1, 2
 _SALT_BYTES, _TAG_BYTES = 32, 16
@@ -96,6 +98,11 @@ def unseal(data: bytes, *, key: bytes | None, bound_to: str = "") -> bytes:
     plain = io.BytesIO()
     _unpack(io.BytesIO(data), plain, key, bound_to)
     return plain.getvalue()
+
+
+def is_encrypted(data: bytes) -> bool:
+    """Whether a packed file that begins so needs a key. Says nothing of whether it is one."""
+    return len(data) >= HEADER_BYTES and data.startswith(_MAGIC) and bool(data[HEADER_BYTES - 1] & _ENCRYPTED)
 
 
 @contextmanager
@@ -208,8 +215,8 @@ def _pack(plain: BinaryIO, packed: BinaryIO, key: bytes | None, *, compress: boo
 
 
 def _unpack(packed: BinaryIO, plain: BinaryIO, key: bytes | None, bound_to: str) -> None:
-    header = packed.read(len(_MAGIC) + 2)
-    if len(header) < len(_MAGIC) + 2 or not header.startswith(_MAGIC):
+    header = packed.read(HEADER_BYTES)
+    if len(header) < HEADER_BYTES or not header.startswith(_MAGIC):
         raise AtRestError("not a packed file")
     version, flags = header[-2:]
     if version != _VERSION or flags not in (_COMPRESSED, _ENCRYPTED, _COMPRESSED | _ENCRYPTED):

@@ -19,7 +19,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -72,7 +73,12 @@ class Store:
             logger.warning("another gateway keeps the sessions of '%s': here they do not outlive this one", name)
         self._keys = atrest.KeyFolder(home.session_keys / name)
         """Its own: an owner who has nothing left with this engine may have sessions with another."""
-        self._bad: deque[Path] = deque()
+        self._bad: deque[tuple[str, Path]] = deque()
+        """With the session that each was of."""
+        self._written: set[str] = set()
+        """Sessions of which there may be files in their owner's folder."""
+        self._superseded: dict[str, list[Path]] = {}
+        """By session, older snapshots that its record still names: they go when that is written anew."""
         self._is_loaded = False
         self._loading = threading.Lock()
         if not self.slots.is_memory:
@@ -114,11 +120,12 @@ class Store:
         now, wall = time.monotonic(), time.time()
         found = [s for folder in self._owner_folders() for s in self._load_owner(folder, in_memory, now, wall)]
         self.sessions.update({session.id: session for session in found})  # at once: others look at them meanwhile
+        self._written.update(session.id for session in found)
         for session in found:
             self.learn(session, session.chain)
         known = {session.memory.file for session in found if session.memory}
         for name in in_memory - known:
-            (self.slots.path / name).unlink(missing_ok=True)
+            _remove_stray(self.slots.path / name)
 
     def find(self, talk: Talk) -> tuple[Match, list[Session]]:
         """What a request continues, and the sessions that it continues wholly."""
@@ -139,13 +146,17 @@ class Store:
         self.learn(session, chain)
 
     def learn(self, session: Session, chain: tuple[bytes, ...]) -> None:
-        """What a session says now."""
+        """What a session says now. One that was forgotten meanwhile stays forgotten."""
         session.chain = chain
+        if self.sessions.get(session.id) is not session:
+            return
         scope = Scope(session.owner, session.engine, session.family)
         self.index.put(session.id, scope, chain, name=session.name, is_kept=session.is_kept)
 
     def discard(self, session: Session) -> None:
-        """Forget a session of which nothing was ever written."""
+        """Forget a session that nobody would miss. Blocks only where something of it was written once."""
+        if session.id in self._written:
+            self.forget(session)
         self.sessions.pop(session.id, None)
         self.index.drop(session.id)
 
@@ -157,10 +168,13 @@ class Store:
         self._remove(session, session.disk)
         session.memory = session.disk = None
         folder = self._owner_folder(session)
-        for file in (folder / f"{session.id}.json", folder / f"{session.id}.talk"):
+        bad = [file for whose, file in list(self._bad) if whose == session.id]
+        for file in (folder / f"{session.id}.json", folder / f"{session.id}.talk", *bad):
             file.unlink(missing_ok=True)
-        if self.is_persistent and not any(other.owner == session.owner for other in self.sessions.values()):
-            self._forget_owner(session)
+        self._remove_superseded(session)
+        self._written.discard(session.id)
+        if self.is_persistent and not any(other.owner == session.owner for other in list(self.sessions.values())):
+            self._forget_owner(session.owner.digest)
 
     # ---- snapshots
 
@@ -194,11 +208,10 @@ class Store:
         Makes room by letting less valuable ones go.
         """
         budget = self.budget()
-        if size_bytes <= budget.memory_bytes:
-            have = self.memory_bytes - (session.memory.size_bytes if session.memory else 0)
-            if have + size_bytes > budget.memory_bytes:
+        if budget.memory_bytes and size_bytes <= budget.memory_bytes:
+            if not self._fits_memory(session, size_bytes, budget):
                 await self.sweep(wanted_memory=size_bytes)
-            if free_bytes(self.slots.path) > size_bytes * 1.1:
+            if self._fits_memory(session, size_bytes, budget) and free_bytes(self.slots.path) > size_bytes * 1.1:
                 return self.slots.path
         if size_bytes > budget.disk_bytes or self.settings.encrypt:  # it would lie there in the clear
             return None
@@ -208,14 +221,18 @@ class Store:
         return folder / f"{session.id}.{secrets.token_hex(8)}.kv"
 
     def saved(self, session: Session, snapshot: Snapshot, *, is_memory: bool) -> None:
-        """A new snapshot that was checked; the one before goes."""
+        """A new snapshot that was checked. The one before goes once a record names this one."""
+        replaced = [session.memory] if is_memory else [session.memory, session.disk]
+        files = [self.path(session, old) for old in replaced if old is not None]
         if is_memory:
-            old, session.memory = session.memory, snapshot
+            session.memory = snapshot
         else:
-            self._remove(session, session.memory)
-            session.memory = None
-            old, session.disk = session.disk, snapshot
-        self._remove(session, old)
+            session.memory, session.disk = None, snapshot
+        if self._writes_records and session.id not in self._superseded:
+            self._superseded[session.id] = files
+        else:  # no record names them: nobody writes any, or the last one names those that are kept already
+            for file in files:
+                _remove_stray(file)
 
     async def plain_file(self, session: Session, snapshot: Snapshot) -> Path:
         """A file that the engine could read; for a packed one a fresh copy, that `dispose` removes.
@@ -227,7 +244,7 @@ class Store:
         if path.suffix != ".kvp":
             return path
         plain = self.slots.path / f"{secrets.token_hex(16)}.in"
-        await asyncio.to_thread(atrest.unpack, path, plain, key=self._key(session), bound_to=session.id)
+        await asyncio.to_thread(self._unpack, session, path, plain)
         return plain
 
     def dispose(self, session: Session, snapshot: Snapshot, plain: Path) -> None:
@@ -242,9 +259,9 @@ class Store:
         bad = path.with_name(path.name + ".bad")
         try:
             path.rename(bad)
-            self._bad.append(bad)
+            self._bad.append((session.id, bad))
             if len(self._bad) > BAD_KEPT:
-                self._bad.popleft().unlink(missing_ok=True)
+                self._bad.popleft()[1].unlink(missing_ok=True)
         except OSError:  # it is gone, or cannot be touched; it is out of the books anyway
             pass
         if session.memory is snapshot:
@@ -258,19 +275,21 @@ class Store:
             snapshot = session.memory
             if snapshot is None or self.is_on_disk(session):
                 return snapshot is not None
-            if not await self._room_on_disk(session, snapshot.size_bytes):
-                return False
-            suffix = "kvp" if self._is_packed else "kv"
-            target = self._make_owner_folder(session) / f"{session.id}.{secrets.token_hex(8)}.{suffix}"
+            old, target = session.disk, None
             try:
+                if not await self._room_on_disk(session, snapshot.size_bytes):
+                    return False
+                suffix = "kvp" if self._is_packed else "kv"
+                target = self._owner_folder(session) / f"{session.id}.{secrets.token_hex(8)}.{suffix}"
                 await asyncio.to_thread(self._pack, session, self.path(session, snapshot), target)
-                copy = replace(snapshot, file=target.name)
+                session.disk = replace(snapshot, file=target.name)
+                await asyncio.to_thread(self.write_record, session)
                 if self.sessions.get(session.id) is not session:
                     raise OSError("it was forgotten meanwhile")
-                old, session.disk = session.disk, copy
-                await asyncio.to_thread(self.write_record, session)
             except (OSError, atrest.AtRestError) as error:
-                target.unlink(missing_ok=True)
+                session.disk = old
+                if target is not None:
+                    _remove_stray(target)
                 logger.warning("session %s of '%s' was not copied to disk: %s", session.id, self.name, error)
                 return False
             self._remove(session, old)
@@ -305,9 +324,10 @@ class Store:
         Raises:
             OSError: the disk is full, or may not be written.
         """
-        if self.is_persistent and self.settings.disk_gb and self.sessions.get(session.id) is session:
-            folder = self._make_owner_folder(session)
-            write_private(folder / f"{session.id}.json", orjson.dumps(session.to_json()).decode())
+        with self._writing(session) as folder:
+            if folder is not None:
+                write_private(folder / f"{session.id}.json", orjson.dumps(session.to_json()).decode())
+                self._remove_superseded(session)
 
     def write_messages(self, session: Session, messages: list[Any]) -> None:
         """Write down what was said. Blocks on the disk.
@@ -315,25 +335,27 @@ class Store:
         Raises:
             OSError: as `write_record`.
         """
-        if not self.is_persistent or not self.settings.disk_gb:
-            return
-        sealed = atrest.seal(
-            orjson.dumps(messages), key=self._key(session), compress=self.settings.compress, bound_to=session.id
-        )
-        path = self._make_owner_folder(session) / f"{session.id}.talk"
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.unlink(missing_ok=True)
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "wb") as file:
-            file.write(sealed)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with self._writing(session) as folder:
+            if folder is None:
+                return
+            sealed = atrest.seal(
+                orjson.dumps(messages), key=self._key(session), compress=self.settings.compress, bound_to=session.id
+            )
+            path = folder / f"{session.id}.talk"
+            temporary = path.with_name(f".{path.name}.tmp")
+            temporary.unlink(missing_ok=True)
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "wb") as file:
+                file.write(sealed)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
 
     def read_messages(self, session: Session) -> list[Any] | None:
         """What was said; None where it was not written down, or cannot be read. Blocks on the disk."""
         try:
             sealed = (self._owner_folder(session) / f"{session.id}.talk").read_bytes()
-            messages = orjson.loads(atrest.unseal(sealed, key=self._key(session), bound_to=session.id))
+            key = self._keys.key(session.owner.digest) if atrest.is_encrypted(sealed) else None
+            messages = orjson.loads(atrest.unseal(sealed, key=key, bound_to=session.id))
         except FileNotFoundError:
             return None
         except (OSError, atrest.AtRestError, orjson.JSONDecodeError) as error:
@@ -344,8 +366,14 @@ class Store:
     def close(self) -> None:
         """Let another gateway have the store. Blocks on the disk."""
         if not self.is_persistent:
-            for session in list(self.sessions.values()):
-                self._remove(session, session.memory)
+            for file in self.slots.path.iterdir():
+                _remove_stray(file)
+        try:
+            self.slots.path.rmdir()
+            if self.slots.is_memory:
+                self.slots.path.parent.rmdir()
+        except OSError:  # something is kept there
+            pass
         self._lock.release()
 
     def path(self, session: Session, snapshot: Snapshot) -> Path:
@@ -363,9 +391,14 @@ class Store:
         ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return int(min(ram // RAM_SHARE, total_bytes(self.slots.path) // 2))
 
+    def _fits_memory(self, session: Session, size_bytes: int, budget: sweeper.Budget) -> bool:
+        own = session.memory.size_bytes if session.memory else 0
+        return self.memory_bytes - own + size_bytes <= budget.memory_bytes
+
     async def _room_on_disk(self, session: Session, size_bytes: int) -> bool:
         budget = self.budget()
-        if not self.is_persistent or size_bytes > budget.disk_bytes:
+        limits = (budget.disk_bytes, budget.user_disk_bytes)
+        if not self.is_persistent or any(limit is not None and size_bytes > limit for limit in limits):
             return False
         await self._make_room_on_disk(session, size_bytes, budget)
         return free_bytes(self._folder) > size_bytes + SPARE_DISK_BYTES
@@ -415,10 +448,44 @@ class Store:
         if snapshot is None:
             return
         for folder in (self.slots.path, self._owner_folder(session)):
-            (folder / snapshot.file).unlink(missing_ok=True)
+            _remove_stray(folder / snapshot.file)
+
+    @property
+    def _writes_records(self) -> bool:
+        return self.is_persistent and self.settings.disk_gb > 0
+
+    @contextmanager
+    def _writing(self, session: Session) -> Iterator[Path | None]:
+        """The folder of a session's owner, to write into; None where nothing is written. Forgotten meanwhile: it goes.
+
+        In a thread, while the loop goes on: who forgets the session has not seen what is being written.
+        """
+        if not self._writes_records or self.sessions.get(session.id) is not session:
+            yield None
+            return
+        self._written.add(session.id)
+        try:
+            yield self._make_owner_folder(session)
+        finally:
+            if self.sessions.get(session.id) is not session:
+                self.forget(session)
+
+    def _remove_superseded(self, session: Session) -> None:
+        for file in self._superseded.pop(session.id, ()):
+            _remove_stray(file)
 
     def _pack(self, session: Session, source: Path, target: Path) -> None:
-        atrest.pack(source, target, key=self._key(session), compress=self.settings.compress, bound_to=session.id)
+        with self._writing(session) as folder:
+            if folder is None:
+                raise OSError("it was forgotten meanwhile")
+            atrest.pack(source, target, key=self._key(session), compress=self.settings.compress, bound_to=session.id)
+
+    def _unpack(self, session: Session, source: Path, target: Path) -> None:
+        """By what the file is, not by the settings: they may have been others when it was written."""
+        with source.open("rb") as file:
+            is_encrypted = atrest.is_encrypted(file.read(atrest.HEADER_BYTES))
+        key = self._keys.key(session.owner.digest) if is_encrypted else None
+        atrest.unpack(source, target, key=key, bound_to=session.id)
 
     def _key(self, session: Session) -> bytes | None:
         return self._keys.key(session.owner.digest) if self.settings.encrypt else None
@@ -434,13 +501,16 @@ class Store:
         folder.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
         return folder
 
-    def _forget_owner(self, session: Session) -> None:
-        folder = self._owner_folder(session)
+    def _forget_owner(self, digest: str) -> None:
+        folder = self._folder / digest
         if folder.is_dir():
             for file in folder.iterdir():
-                file.unlink(missing_ok=True)
-            folder.rmdir()
-        self._keys.forget(session.owner.digest)
+                _remove_stray(file)
+            try:
+                folder.rmdir()
+            except OSError as error:
+                logger.warning("%s is nobody's, and cannot be removed: %s", folder, error.strerror)
+        self._keys.forget(digest)
 
     def _load_owner(self, folder: Path, in_memory: set[str], now: float, wall: float) -> list[Session]:
         names = {entry.name for entry in os.scandir(folder)}
@@ -463,5 +533,15 @@ class Store:
             session.quiet_since = now - min(max(wall - session.used_at, 0), grace_s)
             found.append(session)
         for name in names - known:
-            (folder / name).unlink(missing_ok=True)
+            _remove_stray(folder / name)
+        if not found:
+            self._forget_owner(folder.name)
         return found
+
+
+def _remove_stray(path: Path) -> None:
+    """Remove what belongs to no session; what cannot be removed is no reason to do without the others."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("%s is not needed, and cannot be removed: %s", path, error.strerror)
