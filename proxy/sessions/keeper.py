@@ -76,6 +76,7 @@ class Keeper:
         self._hollow_in_a_row = 0
         self._deadly: Counter[str] = Counter()
         """Files during whose restore the worker died; it may have been somebody else's doing."""
+        self.store.is_in_slot = lambda session: self._table.place_of(session.id) is not None
         engine.before_end = self.save_all
 
     # ---- one turn

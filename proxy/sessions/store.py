@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +79,8 @@ class Store:
         """Sessions of which there may be files in their owner's folder."""
         self._superseded: dict[str, list[Path]] = {}
         """By session, older snapshots that its record still names: they go when that is written anew."""
+        self.is_in_slot: Callable[[Session], bool] = lambda _: False
+        """Set by who knows."""
         self._is_loaded = False
         self._loading = threading.Lock()
         if not self.slots.is_memory:
@@ -423,6 +425,8 @@ class Store:
                 await asyncio.to_thread(self.write_record, session)
             except OSError as error:  # the record names a file that is gone: it is looked for when it is read
                 logger.warning("session %s of '%s' was not written down: %s", session.id, self.name, error)
+        if not session.is_worth_keeping and not session.turn_lock.locked() and not self.is_in_slot(session):
+            self.forget(session)
 
     def _kept(self, now: float) -> list[sweeper.Kept]:
         return [
