@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import secrets
 import shutil
 import socket
 import sys
-from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hugind.cli.bench.child import start_child
 from hugind.cli.bench.standin import write_launcher
 from hugind.cli.bench.target import Target, is_answering
 from hugind.supervisor.errors import HugindError
-from hugind.supervisor.process import ChildProcess
 
 READY_TIMEOUT_S = 60
-POLL_S = 0.05
 STOP_S = 20
 """How long a child may take to end before it is killed; the gateway ends its workers meanwhile."""
 MAX_SOCKET_PATH = 100
@@ -37,7 +34,10 @@ engine:
 server:
   max_slots: {slots}
   concurrency: 1
+sessions:
+  memory_folder: {folder}
 """
+# The gateway's slot folder is put here and goes with the rest; no turn of this bench is long enough to be saved.
 # A connection for each request, as the gateway does: with `keepalive` nginx believed the engine's promise and answered
 # 502 where a stream had closed its connection.
 _NGINX = """\
@@ -129,7 +129,8 @@ async def _start_gateway(stack: AsyncExitStack, folder: Path, launcher: Path, mo
     configs = folder / "configs"
     configs.mkdir(mode=0o700, exist_ok=True)
     # The paths are JSON strings, which YAML reads as they are meant.
-    config = _CONFIG.format(model=json.dumps(str(model)), binary=json.dumps(str(launcher)), slots=SLOTS)
+    values = {"model": model, "binary": launcher, "folder": folder}
+    config = _CONFIG.format(slots=SLOTS, **{name: json.dumps(str(value)) for name, value in values.items()})
     (configs / "bench.yml").write_text(config)
     key = secrets.token_urlsafe(24)
     port = _free_port()
@@ -157,25 +158,17 @@ async def _start(
     target: Target,
     health: str,
 ) -> Actor:
-    """Start one child, its output in a file of its name, and wait until it answers `health` with 200."""
-    log = stack.enter_context((folder / f"{name}.log").open("wb", buffering=0))
-    tail: deque[bytes] = deque(maxlen=20)
-
-    def keep(output: bytes) -> None:
-        log.write(output)
-        tail.append(output)
-
-    child = await ChildProcess.spawn(argv, env={**os.environ, **variables}, on_output=keep)
-    stack.push_async_callback(child.close, STOP_S)
-    try:
-        async with asyncio.timeout(READY_TIMEOUT_S):
-            while not await is_answering(target, health):
-                if child.returncode is not None:
-                    words = b"".join(tail).decode("utf-8", "replace").strip()[-1000:]
-                    raise HugindError(f"{name} ended with {child.returncode} instead of starting: {words}")
-                await asyncio.sleep(POLL_S)
-    except TimeoutError:
-        raise HugindError(f"{name} was not ready within {READY_TIMEOUT_S} s") from None
+    """Start one child and wait until it answers `health` with 200."""
+    child = await start_child(
+        stack,
+        argv,
+        name=name,
+        folder=folder,
+        env={**os.environ, **variables},
+        is_ready=lambda: is_answering(target, health),
+        timeout_s=READY_TIMEOUT_S,
+        stop_s=STOP_S,
+    )
     return Actor(target, child.pid)
 
 

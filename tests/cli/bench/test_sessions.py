@@ -1,0 +1,78 @@
+"""`hugind bench sessions`, made tiny, on the real engine: what it reports, and that it cleans up. No time is judged."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+import psutil
+import pytest
+
+from hugind.supervisor.slot_folder import SHARED_MEMORY
+from tests.cli.bench.test_session_figures import NEEDED
+from tests.engines import DEMO_MODEL, engine_binary
+
+ARGV = [
+    *(sys.executable, "-m", "hugind.cli.main", "bench", "sessions", "--model", str(DEMO_MODEL)),
+    *("--binary", engine_binary(), "--users", "3", "--tokens", "600", "--rounds", "1"),
+]
+
+
+def left_in_memory() -> list[Path]:
+    return list(Path(SHARED_MEMORY).glob("hugind-bench-*"))
+
+
+@pytest.mark.e2e
+def test_reports_every_figure(tmp_path: Path) -> None:
+    """One JSON object with the medians of the first run on top; every turn came from where it should."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "HUGIND_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [*ARGV, "--new", "40", "--json"], capture_output=True, text=True, timeout=110, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+
+    assert said.keys() >= NEEDED
+    for figure in ("best", "returning", "engine_cache", "after_kill", "after_restart", "reprefill"):
+        assert said[f"{figure}_ttft_ms"] > 0, figure
+    assert said["cached_share"] > 0.5
+    assert said["bytes_per_turn"] > 0
+    assert {"after_kill", "after_restart", "returning"}.isdisjoint(said["unexpected"])
+    assert 40 == said["parts_ms"]["returning"]["computed_tokens"]
+    assert [(600, 40)] == [(run["tokens"], run["new"]) for run in said["runs"]]
+    assert "filling the history" in done.stderr
+    assert [] == list(tmp_path.iterdir())
+    assert [] == left_in_memory()
+
+
+def test_interrupted_it_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C ends gateway, worker and engine, and removes what they wrote."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(ARGV, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment) as bench:
+        try:
+            assert bench.stderr is not None
+            _read_until(bench.stderr, "filling the history of user 2")
+            started = psutil.Process(bench.pid).children(recursive=True)
+            bench.send_signal(signal.SIGINT)
+            code = bench.wait(30)
+        finally:
+            bench.kill()
+
+    assert len(started) >= 3
+    assert code == 130
+    assert not psutil.wait_procs(started, timeout=10)[1]
+    assert [] == list(tmp_path.iterdir())
+    assert [] == left_in_memory()
+
+
+def _read_until(lines: IO[str], word: str) -> None:
+    """Returns at the line that holds `word`; the test's own timeout is the deadline."""
+    for line in lines:
+        if word in line:
+            return
+    pytest.fail(f"it ended without a word of {word!r}")
