@@ -124,15 +124,15 @@ class Session:
             values = dict(values)
             if values.pop("version") != RECORD_VERSION:
                 raise ValueError("of another version")
-            if values.keys() - {f.name for f in fields(cls) if not f.metadata}:
-                raise ValueError("it has fields that are not known here")
             values["owner"] = _read(Owner, values["owner"])
             values["chain"] = tuple(bytes.fromhex(digest) for digest in values["chain"])
-            values["hits"] = Counter(dict(values["hits"]))
+            if not all(type(count) is int for count in values["hits"].values()):
+                raise ValueError("Session.hits are no counts")
+            values["hits"] = Counter(values["hits"])
             for tier in ("memory", "disk"):
                 values[tier] = None if values[tier] is None else _read(Snapshot, values[tier])
             return _read(cls, values)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a session record: {error!r}") from None
 
 
@@ -150,11 +150,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def _read(made: type[Read], values: dict[str, Any]) -> Read:
-    written = [f for f in fields(made) if not f.metadata]
-    if values.keys() != {f.name for f in written}:
-        raise ValueError(f"{made.__name__} has other fields")
-    for f in written:
-        allowed = _TYPES.get(str(f.type))
-        if allowed is not None and type(values[f.name]) not in allowed:
-            raise ValueError(f"{made.__name__}.{f.name} is {values[f.name]!r}")
+    annotations = {f.name: str(f.type) for f in fields(made) if not f.metadata}
+    for name, value in values.items():
+        allowed = _TYPES.get(annotations[name])
+        if allowed is not None and type(value) not in allowed:
+            raise ValueError(f"{made.__name__}.{name} is {value!r}")
     return made(**values)

@@ -40,8 +40,7 @@ def chat_talk(scope: Scope, header: Header, request: dict[str, Any], *, history:
         return Talk(scope, (), name=name)  # the engine will say what is wrong
     if _is_kept(header, history, has_name=name is not None or scope.owner.user is not None):
         return Talk(scope, (), name=name or _KEPT_NAME, messages=messages, is_kept=True)
-    head = min(count_head(messages), max(len(messages) - 1, 0))
-    return Talk(scope, chat_chain(scope, messages), head, name, messages)
+    return Talk(scope, _chain(scope, messages), _head(messages), name, messages)
 
 
 def text_talk(scope: Scope, header: Header, request: dict[str, Any]) -> Talk:
@@ -65,8 +64,7 @@ def responses_talk(scope: Scope, header: Header, request: dict[str, Any]) -> Tal
     items = given if isinstance(given, list) else [{"role": "user", "content": given}]
     if request.get("instructions"):
         items = [{"role": "system", "content": request["instructions"]}, *items]
-    head = min(count_head(items), max(len(items) - 1, 0))
-    return Talk(scope, chat_chain(scope, items), head, _name(header, request))
+    return Talk(scope, _chain(scope, items), _head(items), _name(header, request))
 
 
 def bare_talk(scope: Scope, header: Header, request: dict[str, Any]) -> Talk:
@@ -76,6 +74,18 @@ def bare_talk(scope: Scope, header: Header, request: dict[str, Any]) -> Talk:
         ApiError: as `chat_talk`.
     """
     return Talk(scope, (), name=_name(header, request))
+
+
+def _chain(scope: Scope, messages: list[Any]) -> tuple[bytes, ...]:
+    try:
+        return chat_chain(scope, messages)
+    except TypeError:  # orjson reads deeper nesting than it writes
+        raise ApiError(400, "the request body is nested too deeply") from None
+
+
+def _head(messages: list[Any]) -> int:
+    """Shared with others it may be, but not all of it: a request asks something."""
+    return min(count_head(messages), max(len(messages) - 1, 0))
 
 
 def _name(header: Header, request: dict[str, Any]) -> str | None:
