@@ -28,6 +28,7 @@ from hugind.proxy.reload import Reloader
 from hugind.proxy.routes import anthropic as anthropic_routes
 from hugind.proxy.routes import openai as openai_routes
 from hugind.proxy.routes.admin import admin_router
+from hugind.proxy.routes.sessions import sessions_router
 from hugind.proxy.routes.status import PUBLIC_PATHS, status_router
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class App:
         principal = ANONYMOUS if path in PUBLIC_PATHS else self._gateway.keyring.authenticate(exchange)
         handler = self._handlers.get(path)
         if handler is None:
-            scope["principal"], scope["request_id"] = principal, exchange.request_id
+            scope["principal"], scope["request_id"], scope["exchange"] = principal, exchange.request_id, exchange
             await self._control(scope, exchange.receive, _with_headers(exchange, send))
         elif scope["method"] != "POST":
             raise ApiError(405, f"{path} takes POST", code="method_not_allowed", headers={"allow": "POST"})
@@ -88,6 +89,7 @@ def _control_app(gateway: Gateway, reloader: Reloader | None) -> FastAPI:
     app = FastAPI(title="hugind", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(status_router(gateway))
     app.include_router(admin_router(gateway, reloader))
+    app.include_router(sessions_router(gateway))
 
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> JSONResponse:
@@ -131,7 +133,7 @@ def _check_headers(exchange: Exchange) -> None:
 def _with_headers(exchange: Exchange, send: Send) -> Send:
     async def wrapped(message: Message) -> None:
         if message["type"] == "http.response.start":
-            exchange.is_started = True
+            exchange.is_started = exchange.is_plain = True
             message["headers"] = [*message["headers"], *exchange.own_headers()]
         elif message["type"] == "http.response.body":
             exchange.is_complete = not message.get("more_body", False)
@@ -141,9 +143,15 @@ def _with_headers(exchange: Exchange, send: Send) -> Send:
 
 
 async def _answer_error(exchange: Exchange, error: ApiError) -> None:
-    """In the shape of the route's dialect: a body, or the last event of a stream that has begun."""
+    """In the shape of the route's dialect: a body, or the last event of a stream that has begun.
+
+    Raises:
+        ApiError: the one given, for the server to cut a file that has begun: what is added would look like its end.
+    """
     if exchange.is_complete:
         return
+    if exchange.is_started and exchange.is_plain:
+        raise error
     path, request_id = exchange.scope["path"], exchange.request_id
     logger.info("%s: %s: %d %s", request_id, path, error.status, error.message)
     try:

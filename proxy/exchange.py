@@ -42,6 +42,8 @@ class Exchange:
         self.recorded: list[bytes] | None = None
         """The engine's stream, where somebody wants to read the answer afterwards."""
         self._sent = 0.0
+        self.is_plain = False
+        """The answer is no stream of events: if it breaks off, only its missing end can tell."""
         self.is_started = False
         self.is_complete = False
         self._send = send

@@ -51,6 +51,13 @@ class Keyring:
         self._principals[digest] = principal
         self._has_user_key = self._has_user_key or not principal.is_admin
 
+    def principals(self, engine: str) -> list[str]:
+        """Who may use an engine, by name, the admin left out; `ANONYMOUS` where no key is needed."""
+        if self.is_open:
+            return [ANONYMOUS.name]
+        users = (principal for principal in self._principals.values() if not principal.is_admin)
+        return sorted({principal.name for principal in users if principal.may_use(engine)})
+
     @property
     def is_open(self) -> bool:
         """No key was configured for users: everybody on this machine may ask."""

@@ -23,7 +23,7 @@ def admin_router(gateway: Gateway, reloader: Reloader | None) -> APIRouter:
     @router.get("/engines")
     async def engines(request: Request) -> list[dict[str, Any]]:
         """Every engine with its workers, and who waits."""
-        _require_admin(request)
+        require_admin(request)
         return [
             {
                 **asdict(engine.status()),
@@ -36,7 +36,7 @@ def admin_router(gateway: Gateway, reloader: Reloader | None) -> APIRouter:
     @router.post("/engines/{name}/restart", status_code=202)
     async def restart(name: str, request: Request) -> dict[str, str]:
         """Give every worker of an engine a fresh process; also the way out of `failed`."""
-        _require_admin(request)
+        require_admin(request)
         gateway.engine_for(name, principal_of(request)).restart()
         return {"status": "restarting", "engine": name}
 
@@ -46,7 +46,7 @@ def admin_router(gateway: Gateway, reloader: Reloader | None) -> APIRouter:
     @router.post("/reload")
     async def reload(request: Request) -> dict[str, Any]:
         """Read the configs anew and exchange the engines that changed; returns when the old ones are gone."""
-        _require_admin(request)
+        require_admin(request)
         try:
             return asdict(await reloader.reload())
         except HugindError as error:
@@ -56,6 +56,11 @@ def admin_router(gateway: Gateway, reloader: Reloader | None) -> APIRouter:
     return router
 
 
-def _require_admin(request: Request) -> None:
+def require_admin(request: Request) -> None:
+    """Refuse everybody else.
+
+    Raises:
+        ApiError: 403.
+    """
     if not principal_of(request).is_admin:
         raise ApiError(403, "this needs the admin's key", code="not_admin")

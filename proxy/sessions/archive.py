@@ -33,6 +33,8 @@ NOBODY = Owner("")
 
 _MANIFEST, _TRANSCRIPT, _SNAPSHOT = "manifest.json", "transcript.json", "snapshot.kv"
 _MAX_MANIFEST = 16 << 20
+MAX_TRANSCRIPT = 256 << 20
+"""It is held in memory, several times over."""
 _CHUNK = 1 << 20
 _BLOCK = tarfile.BLOCKSIZE
 _END = bytes(2 * _BLOCK)
@@ -70,6 +72,8 @@ def write_archive(target: BinaryIO, session: Session, messages: list[Any] | None
         transcript = orjson.dumps(messages)
     except TypeError as error:
         raise ArchiveError(f"{_TRANSCRIPT}: {error}") from None
+    if len(transcript) > MAX_TRANSCRIPT:
+        raise ArchiveError(f"{_TRANSCRIPT} is too large")
     about = {key: value for key, value in session.to_json().items() if key not in _NOT_ARCHIVED}
     rest: dict[str, Any] = {
         "format": FORMAT,
@@ -100,7 +104,7 @@ def write_archive(target: BinaryIO, session: Session, messages: list[Any] | None
 def read_archive(source: BinaryIO, folder: Path, *, max_bytes: int) -> Archive:
     """Read what `write_archive` wrote, from a source that needs no seeking. Blocks.
 
-    The snapshot goes to `folder`, under a random name. What was said is held in memory: `max_bytes` bounds that, too.
+    The snapshot goes to `folder`, under a random name. What was said is held in memory, `MAX_TRANSCRIPT` at most.
 
     Raises:
         ArchiveError: it is not such a file to its last byte, or has more than `max_bytes`.
@@ -108,7 +112,7 @@ def read_archive(source: BinaryIO, folder: Path, *, max_bytes: int) -> Archive:
     """
     tar = _Tar(source, max_bytes)
     manifest = _parse_manifest(tar.read(_MANIFEST, None, _MAX_MANIFEST))
-    messages = _parse_messages(tar.read(_TRANSCRIPT, manifest.transcript, max_bytes))
+    messages = _parse_messages(tar.read(_TRANSCRIPT, manifest.transcript, MAX_TRANSCRIPT))
     about = manifest.session.disk
     if manifest.snapshot is None or about is None:
         if manifest.snapshot or about:

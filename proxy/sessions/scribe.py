@@ -65,13 +65,10 @@ class Scribe:
             if session.is_worth_keeping and not self._store.is_on_disk(session):
                 await self._store.copy_to_disk(session)
 
-    async def write_down(self, session: Session) -> None:
-        """Write what is noted of a session now, its snapshot aside."""
-        async with self._one_at_a_time:
-            due = self._due.get(session.id)
-            if due is not None and not due.is_written:
-                due.is_written = True
-                await self._write_down(session, due)
+    def noted(self, session: Session) -> list[Any] | None:
+        """What was said last, where it may not be written yet."""
+        due = self._due.get(session.id)
+        return due.messages if due else None
 
     async def _write(self, until: float) -> None:
         async with self._one_at_a_time:
