@@ -13,12 +13,9 @@ from tempfile import mkdtemp
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
-    consumes,
     initialize,
     invariant,
-    multiple,
     precondition,
     rule,
     run_state_machine_as_test,
@@ -43,12 +40,12 @@ pytestmark = needs_memory
 OWNERS = [Owner("alice"), Owner("alice", "a"), Owner("bob")]
 MEMORY_MB = 1
 DISK_KB, USER_DISK_KB = 2000, 1200
+MOST = 5
+WHICH = st.integers(0, MOST - 1)
 
 
 class Sessions(RuleBasedStateMachine):
     """A store under every order of what a gateway does to it; a gateway may be killed at any point."""
-
-    ids = Bundle("ids")
 
     @initialize(packed=st.sampled_from([{}, {"compress": True}, {"encrypt": True}]))
     def open(self, packed: dict[str, bool]) -> None:
@@ -70,60 +67,55 @@ class Sessions(RuleBasedStateMachine):
 
     # ---- what a gateway does
 
-    @rule(target=ids, owner=st.sampled_from(OWNERS), is_pinned=st.booleans())
-    def create(self, owner: Owner, is_pinned: bool) -> str:
-        self.texts += 1
-        session = self.store.create(talk_of(f"text {self.texts}", owner=owner))
-        session.is_pinned = is_pinned
-        return session.id
+    @precondition(lambda self: len(self.store.sessions) < MOST)
+    @rule(owner=st.sampled_from(OWNERS), is_pinned=st.booleans())
+    def create(self, owner: Owner, is_pinned: bool) -> None:
+        self._create(owner).is_pinned = is_pinned
 
-    @rule(named=ids, size_kb=st.sampled_from([50, 300, 450, 900]))
-    def save(self, named: str, size_kb: int) -> None:
+    @rule(which=WHICH, size_kb=st.sampled_from([20, 50, 300, 900]))
+    def save(self, which: int, size_kb: int) -> None:
         """As the keeper: room is asked for by a guess, and held by the session meanwhile."""
-        session = self.store.sessions.get(named)
-        if session is not None:
-            self.runner.run(self._save(session, size_kb * KB))
+        self.runner.run(self._save(self._session(which), size_kb * KB))
 
-    @rule(named=ids)
-    def write_down(self, named: str) -> None:
-        if session := self.store.sessions.get(named):
-            self.store.write_record(session)
+    @rule(which=WHICH)
+    def write_down(self, which: int) -> None:
+        session = self._session(which)
+        self.store.write_record(session)
+        self._note(session)
+
+    @rule(which=WHICH)
+    def copy(self, which: int) -> None:
+        session = self._session(which)
+        before = session.disk
+        if self.runner.run(self.store.copy_to_disk(session)):
             self._note(session)
+        else:
+            assert before == session.disk
 
-    @rule(named=ids)
-    def copy(self, named: str) -> None:
-        if session := self.store.sessions.get(named):
-            before = session.disk
-            if self.runner.run(self.store.copy_to_disk(session)):
-                self._note(session)
-            else:
-                assert before == session.disk
+    @rule(which=WHICH, messages=st.lists(st.text(max_size=5), max_size=2))
+    def say(self, which: int, messages: list[str]) -> None:
+        session = self._session(which)
+        self.store.write_messages(session, messages)
 
-    @rule(named=ids, messages=st.lists(st.text(max_size=5), max_size=2))
-    def say(self, named: str, messages: list[str]) -> None:
-        if session := self.store.sessions.get(named):
-            self.store.write_messages(session, messages)
+        assert messages == self.store.read_messages(session)
 
-            assert messages == self.store.read_messages(session)
+    @rule(which=WHICH, idle_s=st.sampled_from([0, 50, 150, 100_000]))
+    def wait(self, which: int, idle_s: int) -> None:
+        self._session(which).quiet_since -= idle_s
 
-    @rule(named=ids, idle_s=st.sampled_from([0, 50, 150, 100_000]))
-    def wait(self, named: str, idle_s: int) -> None:
-        if session := self.store.sessions.get(named):
-            session.quiet_since -= idle_s
-
-    @rule(named=ids)
-    def spoil(self, named: str) -> None:
-        session = self.store.sessions.get(named)
-        if session is not None and session.newest is not None:
+    @rule(which=WHICH)
+    def spoil(self, which: int) -> None:
+        session = self._session(which)
+        if session.newest is not None:
             self.store.quarantine(session, session.newest)
             self.recorded.discard(session.id)
 
-    @rule(named=consumes(ids))
-    def forget(self, named: str) -> None:
-        if session := self.store.sessions.get(named):
-            self.store.forget(session)
+    @rule(which=WHICH)
+    def forget(self, which: int) -> None:
+        session = self._session(which)
+        self.store.forget(session)
 
-            assert not any(named in name for name in files_in(self.home))
+        assert not any(session.id in name for name in files_in(self.home))
 
     @rule()
     def sweep(self) -> None:
@@ -139,8 +131,8 @@ class Sessions(RuleBasedStateMachine):
         assert on_disk.total() <= DISK_KB * KB
         assert max(on_disk.values(), default=0) <= USER_DISK_KB * KB
 
-    @rule(target=ids)
-    def start_again(self) -> object:
+    @rule()
+    def start_again(self) -> None:
         """A kill: nothing is written first. What had a record with a snapshot still has one."""
         owners = {session.id: session.owner for session in self.store.sessions.values()}
         known = [session.id for session in self.store.sessions.values() if session.id in self.recorded]
@@ -151,7 +143,6 @@ class Sessions(RuleBasedStateMachine):
         assert [] == [named for named in known if named not in found or found[named].newest is None]
         assert all(owners[named] == session.owner for named, session in found.items())
         self._check_files(is_fresh=True)
-        return multiple(*found)
 
     @precondition(lambda self: hasattr(self, "store"))
     @invariant()
@@ -186,6 +177,16 @@ class Sessions(RuleBasedStateMachine):
             assert is_memory or owner_folder(self.home, session) == room.parent
             save(self.store, session, size, target=None if is_memory else room)
             self._drop_what_left()
+
+            assert self.store.memory_bytes <= MEMORY_MB * 1000 * KB
+
+    def _session(self, which: int) -> Session:
+        sessions = list(self.store.sessions.values())
+        return sessions[which % len(sessions)] if sessions else self._create(OWNERS[0])
+
+    def _create(self, owner: Owner) -> Session:
+        self.texts += 1
+        return self.store.create(talk_of(f"text {self.texts}", owner=owner))
 
     def _note(self, session: Session) -> None:
         (self.recorded.add if session.newest else self.recorded.discard)(session.id)
@@ -225,4 +226,4 @@ def _is_of(name: str, sessions: Collection[Session]) -> bool:
 
 def test_any_order() -> None:
     """No file without an owner, no snapshot without its file, none lost by a kill, and budgets hold."""
-    run_state_machine_as_test(Sessions, settings=settings(max_examples=60, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(Sessions, settings=settings(max_examples=100, stateful_step_count=50, deadline=None))
