@@ -60,6 +60,23 @@ def choose_slot_folder(
     return SlotFolder(path, is_memory=False, reason=reason)
 
 
+def look_for_memory(
+    memory_folder: str | None, *, mounts: str | None = None, uid: int | None = None
+) -> tuple[bool, str]:
+    """Whether slot files could lie in memory below that folder, and why or why not. Makes nothing. Blocks on the disk.
+
+    The arguments are those of `choose_slot_folder`.
+    """
+    shared = Path(memory_folder or SHARED_MEMORY)
+    try:
+        _check_shared(shared, _read_mounts() if mounts is None else mounts, os.getuid() if uid is None else uid)
+    except _UnfitError as unfit:
+        return False, str(unfit)
+    except OSError as error:
+        return False, f"{error.filename or shared}: {error.strerror}"
+    return True, f"{shared} is in memory"
+
+
 def free_bytes(folder: Path) -> int:
     """Bytes that we may still write there. Blocks on the disk."""
     space = os.statvfs(folder)

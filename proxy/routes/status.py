@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 
 from hugind.proxy.access.auth import Principal
 from hugind.proxy.gateway import Gateway
+from hugind.proxy.sessions.desk import ability_of
 from hugind.supervisor.engine import Engine
 
 PUBLIC_PATHS = frozenset({"/health", "/livez", "/readyz"})
@@ -54,12 +55,12 @@ def status_router(gateway: Gateway) -> APIRouter:
     async def models(request: Request) -> dict[str, Any]:
         """The models that the caller may use."""
         visible = gateway.visible_engines(principal_of(request))
-        return {"object": "list", "data": [_model(engine, created) for engine in visible]}
+        return {"object": "list", "data": [_model(gateway, engine, created) for engine in visible]}
 
     @router.get("/v1/models/{name:path}")
     async def model(name: str, request: Request) -> dict[str, Any]:
         """One of them."""
-        return _model(gateway.engine_for(name, principal_of(request)), created)
+        return _model(gateway, gateway.engine_for(name, principal_of(request)), created)
 
     return router
 
@@ -71,7 +72,7 @@ def principal_of(request: Request) -> Principal:
     return principal
 
 
-def _model(engine: Engine, created: int) -> dict[str, Any]:
+def _model(gateway: Gateway, engine: Engine, created: int) -> dict[str, Any]:
     return {
         "id": engine.name,
         "object": "model",
@@ -81,5 +82,14 @@ def _model(engine: Engine, created: int) -> dict[str, Any]:
             "state": engine.state,
             "task": engine.config.model.task,
             "n_ctx": engine.config.context.ctx_size,
+            "sessions": _sessions(gateway, engine),
         },
     }
+
+
+def _sessions(gateway: Gateway, engine: Engine) -> dict[str, str | None]:
+    """What a conversation with the model is worth once it has left its slot."""
+    task = engine.config.model.task
+    if task != "chat":
+        return {"ability": "none", "reason": f"an engine for {task} holds no sessions", "family": None}
+    return ability_of(gateway.keeper(engine))

@@ -85,6 +85,19 @@ _EXAONE4_LAYERS_WITH_WINDOW = 64
 
 _SWA_PADDING = 256
 
+ELEMENT_BYTES = {
+    "f32": 4.0,
+    "f16": 2.0,
+    "bf16": 2.0,
+    "q8_0": 34 / 32,
+    "q5_1": 24 / 32,
+    "q5_0": 22 / 32,
+    "q4_1": 20 / 32,
+    "q4_0": 18 / 32,
+    "iq4_nl": 18 / 32,
+}
+"""Of one number in a cache, by the cache type."""
+
 
 def family_of(header_values: Mapping[str, Value], architecture: str) -> Family:
     """The family of a model by the keys of its GGUF header.
@@ -124,7 +137,7 @@ def swa_full_cost_bytes(
     (gemma3n). 0 for a model without a window, or with a header that lacks what llama.cpp requires.
 
     Args:
-        element_bytes: of the cache type: 2 for f16, 34/32 for q8_0.
+        element_bytes: of the cache type, see `ELEMENT_BYTES`.
         ubatch_size: what the engine runs with; the window is stored with so much to spare.
     """
     window = sliding_window(header.values, header.architecture)

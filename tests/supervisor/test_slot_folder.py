@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from hugind.supervisor.paths import Home
-from hugind.supervisor.slot_folder import SlotFolder, choose_slot_folder, free_bytes, total_bytes
+from hugind.supervisor.slot_folder import SlotFolder, choose_slot_folder, free_bytes, look_for_memory, total_bytes
 
 ON_DISK = "/dev/vda / ext4 rw,relatime 0 0\n"
 
@@ -219,3 +219,15 @@ def test_filesystem_without_a_size() -> None:
     """A filesystem that has no limit of its own has that of memory."""
     assert psutil.virtual_memory().total == total_bytes(Path("/proc"))
     assert 0 < free_bytes(Path("/proc")) <= total_bytes(Path("/proc"))
+
+
+def test_looking_makes_nothing(memory: Path, tmp_path: Path) -> None:
+    """Whether there is memory for them is told, with the reason, and nothing is made."""
+    found = look_for_memory(str(memory), mounts=mounted(memory))
+    on_disk = look_for_memory(str(memory), mounts=ON_DISK)
+    missing = look_for_memory(str(tmp_path / "missing"), mounts=ON_DISK)
+
+    assert found == (True, f"{memory} is in memory")
+    assert on_disk == (False, f"{memory} is not in memory but on ext4")
+    assert missing == (False, f"{tmp_path / 'missing'}: No such file or directory")
+    assert list(memory.iterdir()) == []

@@ -65,8 +65,29 @@ async def test_the_models_are_those_that_the_caller_may_use(tmp_path: Path) -> N
 
         assert ["a"] == [model["id"] for model in listed]
         assert listed[0] == one.json()
-        assert {"state": "ready", "task": "chat", "n_ctx": 4096} == one.json()["meta"]
+        meta = one.json()["meta"]
+        assert ("ready", "chat", 4096) == (meta["state"], meta["task"], meta["n_ctx"])
         assert (404, 404) == (other.status_code, unknown.status_code)
+
+
+async def test_a_model_tells_what_its_sessions_can_do(tmp_path: Path) -> None:
+    """What was found out, why, and the family; before the first start that it is not known; of no chat model: none."""
+    slow = standin_config(tmp_path, engine={"extra_args": ["--slow-load", "0.5"]})
+    embed = standin_config(tmp_path, model={"task": "embedding"})
+    async with serving(tmp_path, {"chat": slow, "embed": embed}, is_ready=False) as served:
+
+        async def sessions(name: str) -> dict[str, str]:
+            about: dict[str, str] = (await served.client.get(f"/v1/models/{name}")).json()["meta"]["sessions"]
+            return about
+
+        before = await sessions("chat")
+        await eventually(lambda: served.leases().free == 2)
+        after, none = await sessions("chat"), await sessions("embed")
+
+        assert {"ability": "untested", "reason": "no worker was ready yet", "family": None} == before
+        assert ("any-prefix", "attention") == (after["ability"], after["family"])
+        assert "restored tokens were reused" in after["reason"]
+        assert {"ability": "none", "reason": "an engine for embedding holds no sessions", "family": None} == none
 
 
 async def test_the_release_needs_a_key(tmp_path: Path) -> None:
