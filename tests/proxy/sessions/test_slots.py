@@ -386,6 +386,26 @@ def test_a_slot_of_a_retired_worker_is_lost(table: SlotTable[str]) -> None:
     assert B0 == table.choose(Wish("ann"), [A0, B0], 1)
 
 
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_waiting_for_a_worker_that_goes(table: SlotTable[str], is_gone: bool) -> None:
+    """Who waited for a slot that will not come gets another one in that moment."""
+
+    def choose(session: str, free: Free) -> Place[str] | None:
+        return table.choose(Wish(session), free, 1)
+
+    queue: SlotQueue[str, str] = SlotQueue(1, choose)
+    queue.add_worker("a", 2)
+    queue.add_worker("b", 2)
+    seat(table, B1, "ann")
+    assert queue.take(B1)
+    assert queue.ask("ann") is None
+    table.retire("b")
+    if is_gone:
+        table.remove_worker("b")
+
+    assert [Grant("ann", A0)] == queue.remove_worker("b")
+
+
 def test_a_branch_takes_its_parents_slot(table: SlotTable[str]) -> None:
     """What a branch has in common with its parent is there already; but it does not wait for it."""
     seat(table, B1, "ann")

@@ -342,6 +342,16 @@ def test_the_same_however_it_is_spelled(pair: tuple[dict[str, Any], dict[str, An
     assert chat_chain(SCOPE, [*before, message]) == chat_chain(SCOPE, [*before, other])
 
 
+def test_a_mark_on_an_image() -> None:
+    """Clients move the mark for the cache to the last part of the last message, whatever that is."""
+    image = {"type": "image_url", "image_url": {"url": "data:,x"}}
+    marked = {**image, "cache_control": {"type": "ephemeral"}}
+
+    assert chat_chain(SCOPE, [{"role": "user", "content": [image]}]) == chat_chain(
+        SCOPE, [{"role": "user", "content": [marked]}]
+    )
+
+
 def meant(message: dict[str, Any]) -> Iterator[Any]:
     """What a message says, spelled in one way only."""
     content = message.get("content") or []
