@@ -64,6 +64,7 @@ def test_round_trip(session: Session) -> None:
         if f.name not in RUNTIME:
             assert getattr(session, f.name) == getattr(read, f.name)
     assert session.to_json() == read.to_json()
+    assert 0 == read.hits["of a label that was not counted yet"]
 
 
 def test_what_is_not_written() -> None:
