@@ -467,17 +467,22 @@ async def test_what_was_quiet_for_very_long_is_forgotten(reopen: Open, tmp_path:
     assert not any(quiet.id in name for name in files_in(tmp_path))
 
 
-async def test_what_does_not_fit_anywhere_is_let_go(reopen: Open) -> None:
-    """Without a disk, what leaves memory is gone; the session itself is known."""
+@pytest.mark.parametrize("still", ["nowhere", "in a slot", "at its turn", "its history is kept"])
+async def test_what_does_not_fit_anywhere_is_let_go(reopen: Open, still: str) -> None:
+    """Without a disk, what leaves memory is gone, and its session with it, unless somebody has more of it."""
     store = reopen(memory_mb=1, disk_gb=0)
-    old, new = store.create(talk_of("one")), store.create(talk_of("two"))
+    old, new = store.create(talk_of("one", name="a", is_kept="kept" in still)), store.create(talk_of("two"))
     save(store, old, 600 * KB)
     old.quiet_since -= 100
     save(store, new, 600 * KB)
+    if still == "in a slot":
+        store.is_in_slot = lambda session: session is old
+    if still == "at its turn":
+        await old.turn_lock.acquire()
     await store.sweep()
 
     assert (None, None) == (old.memory, old.disk)
-    assert [old.id, new.id] == list(store.sessions)
+    assert ([new] if still == "nowhere" else [old, new]) == list(store.sessions.values())
     assert 600 * KB == store.memory_bytes
 
 
