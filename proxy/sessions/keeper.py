@@ -166,7 +166,8 @@ class Keeper:
         session.source = None
         seat = self._table[lease.place]
         seat.turns, seat.used_at = session.turns, session.quiet_since
-        if timings is None:
+        if timings is None:  # not told: no less than was saved of it
+            seat.tokens = max(seat.tokens, session.newest.tokens if session.newest else 0)
             return
         cached, computed = int(timings.get("cache_n", 0)), int(timings.get("prompt_n", 0))
         seat.tokens = cached + computed + int(timings.get("predicted_n", 0))
@@ -240,6 +241,8 @@ class Keeper:
 
     def joined(self, spawn: Spawn, slots: int) -> None:
         """Its slots are empty."""
+        for gone in [known for known in self._table.workers if known.has_exited]:
+            self._forget_worker(gone)
         self._table.add_worker(spawn, slots)
         self._savers[spawn] = _Saver(self, spawn, on_end=lambda: self._savers.pop(spawn, None))
 
@@ -261,15 +264,16 @@ class Keeper:
 
     async def save_all(self, worker: Worker, spawn: Spawn) -> None:
         """Save what a worker that is about to end still holds."""
-        for place in self._table.places(spawn):
-            seat = self._table[place]
-            session = self.store.sessions.get(seat.holder) if seat.holder else None
-            if session is not None and seat.is_dirty and not spawn.has_exited:
-                try:
+        try:
+            for place in self._table.places(spawn):
+                seat = self._table[place]
+                session = self.store.sessions.get(seat.holder) if seat.holder else None
+                if session is not None and seat.is_dirty and not spawn.has_exited:
                     await self._save(place, session)
-                except WorkerUnreachable as error:
-                    logger.warning("%s: not saved at the end: %s", self.engine.name, error.message)
-        self._forget_worker(spawn)
+        except WorkerUnreachable as error:
+            logger.warning("%s: not saved at the end: %s", self.engine.name, error.message)
+        finally:
+            self._forget_worker(spawn)
 
     async def save_idle(self, spawn: Spawn) -> bool:
         """Save what nobody uses, while nobody else streams there: they would be held up. False: some is held back.
@@ -360,27 +364,23 @@ class Keeper:
 
         "new" where it was the config's own system prompt: of the session itself nothing was there.
         """
-        for owner, snapshot in self._candidates(session):
-            async with owner.kv_lock:
-                if snapshot not in (owner.memory, owner.disk):
-                    continue
-                label: Label = "warm" if snapshot is owner.memory else "cold"
-                if await self._restore(place, owner, snapshot):
-                    return "new" if owner is self._base else label
+        for owner in self._owners(session):
+            async with owner.kv_lock:  # a save that runs is waited for: what it makes is what is wanted
+                both = sorted(filter(None, (owner.memory, owner.disk)), key=lambda s: s.tokens, reverse=True)
+                for snapshot in both:
+                    label: Label = "warm" if snapshot is owner.memory else "cold"
+                    if await self._restore(place, owner, snapshot):
+                        return "new" if owner is self._base else label
         return None
 
-    def _candidates(self, session: Session) -> list[tuple[Session, Snapshot]]:
-        """Snapshots that the session could go on from, the best first."""
+    def _owners(self, session: Session) -> list[Session]:
+        """Whose snapshots the session could go on from, the best first."""
         if self.verdict is None or not self.verdict.is_worth_saving:
             return []
-        owners = [session]
-        if session.source is not None and (session.source is self._base or not self._must_render):
-            owners.append(session.source)
-        return [
-            (owner, snapshot)
-            for owner in owners
-            for snapshot in sorted(filter(None, (owner.memory, owner.disk)), key=lambda s: s.tokens, reverse=True)
-        ]
+        source = session.source
+        if source is None or (source is not self._base and self._must_render):
+            return [session]
+        return [session, source]
 
     async def _restore(self, place: Place[Spawn], owner: Session, snapshot: Snapshot) -> bool:
         assert self._identity is not None

@@ -103,7 +103,7 @@ class Session:
     @property
     def is_worth_keeping(self) -> bool:
         """Something would be lost if it were forgotten on leaving its slot."""
-        return self.newest is not None or self.name is not None or self.is_kept or self.is_pinned
+        return self.newest is not None or self.is_kept or self.is_pinned
 
     def to_json(self) -> dict[str, Any]:
         """A value that `from_json` reads back."""

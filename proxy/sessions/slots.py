@@ -79,6 +79,11 @@ class SlotTable(Generic[Worker]):
                 lost.append(seat.holder)
         return lost
 
+    @property
+    def workers(self) -> set[Worker]:
+        """Those whose slots are known."""
+        return {place.worker for place in self._seats}
+
     def places(self, worker: Worker) -> list[Place[Worker]]:
         """The places of one worker."""
         return [place for place in self._seats if place.worker == worker]
