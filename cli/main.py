@@ -15,6 +15,7 @@ from hugind.cli.bench.command import bench_app
 from hugind.cli.config import config_app
 from hugind.cli.doctor import doctor
 from hugind.cli.server import server_app
+from hugind.cli.session import session_app
 
 app = typer.Typer(
     name="hugind",
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(server_app, name="server")
 app.add_typer(config_app, name="config")
+app.add_typer(session_app, name="session")
 app.add_typer(bench_app, name="bench")
 app.command()(doctor)
 

@@ -18,6 +18,11 @@ def print_json(value: object) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
+def plain(text: str) -> str:
+    """Somebody else's text, with nothing in it that a terminal would obey."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Data for people. Without a terminal: one row to a line, not cut to any width."""
     from rich import box

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from hugind.supervisor.paths import Home
+from tests.homes import note_home
+
 TIMEOUT_S = 60
 KEY = "hgd_test"
 
@@ -21,6 +24,7 @@ class HugindCommand:
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        note_home(Home(home))
         self.env = {**os.environ, "HUGIND_HOME": str(home), "LLAMA_API_KEY": KEY}
         for variable in ("LLAMA_SERVER_HOST", "LLAMA_SERVER_PORT"):
             self.env.pop(variable, None)

@@ -21,8 +21,13 @@ class FakeAdmin(BaseHTTPRequestHandler):
     """Two admin routes, and the dialect's errors."""
 
     def do_GET(self) -> None:
-        """The engines."""
-        if self.headers["Authorization"] == f"Bearer {TOKEN}":
+        """The engines; and an export that breaks off."""
+        if self.path == "/admin/sessions/ses_cut/export":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"the beginning")
+        elif self.headers["Authorization"] == f"Bearer {TOKEN}":
             self._answer(200, [{"name": "demo"}])
         else:
             self._answer(403, {"error": {"message": "this needs the admin's key"}})
@@ -85,3 +90,16 @@ def test_nobody_there(port: int) -> None:
         client.engines()
 
     assert caught.value.hint == "see its log: gateway.log"
+
+
+def test_an_export_is_whole_or_not_there(port: int, tmp_path: Path) -> None:
+    """One that breaks off, or is refused, leaves neither a file nor a part of one, and what was there stays."""
+    target = tmp_path / "session.tar"
+    target.write_text("what was there")
+    with pytest.raises(HugindError, match="does not answer"):
+        GatewayClient(record(port)).export_session("ses_cut", target)
+    with pytest.raises(HugindError, match="refused: this needs"):
+        GatewayClient(record(port, "another token")).export_session("ses_other", target)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["session.tar"]
+    assert target.read_text() == "what was there"

@@ -37,3 +37,9 @@ def test_progress_is_one_line_without_a_terminal(capsys: pytest.CaptureFixture[s
         pass
 
     assert capsys.readouterr().err == "loading demo\n"
+
+
+def test_nobody_elses_text_moves_the_cursor() -> None:
+    """What a terminal would obey is replaced; lines, tabs and letters of all kinds stay."""
+    assert output.plain("a\tb\nc \u00e9\u4f60") == "a\tb\nc \u00e9\u4f60"
+    assert output.plain("\x1b[2Jx\x07\r\x9b") == "\ufffd[2Jx\ufffd\ufffd\ufffd"
