@@ -18,6 +18,7 @@ import io
 import os
 import re
 import secrets
+import stat
 import struct
 import threading
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ def pack(source: Path, target: Path, *, key: bytes | None, compress: bool, bound
     Raises:
         OSError: no source, no room, or `target` is there (and stays as it is). Otherwise nothing is left of it.
     """
-    with _opened(source) as plain, private_file(target) as packed:
+    with opened(source) as plain, private_file(target) as packed:
         if key is None and not compress:
             _copy(plain.fileno(), packed.fileno())
         else:
@@ -78,7 +79,7 @@ def unpack(source: Path, target: Path, *, key: bytes | None, bound_to: str = "")
         AtRestError: the source is damaged or no packed file (a plain copy is none), or the key is not the one.
         OSError: as `pack`. In both cases nothing is left of `target`, unless it was there before.
     """
-    with _opened(source) as packed, private_file(target) as plain:
+    with opened(source) as packed, private_file(target) as plain:
         _unpack(packed, plain, key, bound_to)
 
 
@@ -191,7 +192,7 @@ class KeyFolder:
 
 
 def _read_key(path: Path) -> bytes:
-    with _opened(path) as file:
+    with opened(path) as file:
         key = file.read(KEY_BYTES + 1)
     if len(key) != KEY_BYTES:
         raise AtRestError(f"the key in {path} is damaged")
@@ -297,8 +298,16 @@ def _records(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A plain file, to read. Blocks.
+
+    Raises:
+        OSError: there is none, or something else is there: a link (ELOOP), a pipe (EINVAL).
+    """
+    # A named pipe would wait for its other end.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a plain file", str(path))
         yield file
 
 

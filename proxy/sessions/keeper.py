@@ -7,6 +7,7 @@ pays (`rates.py`), what goes when room is short (`sweeper.py`).
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import time
 from collections import Counter
@@ -403,7 +404,8 @@ class Keeper:
             raise
         except (snapshots.SnapshotError, AtRestError, OSError) as error:
             logger.warning("%s: session %s: not restored: %s", self.engine.name, owner.id, error)
-            if not isinstance(error, snapshots.SnapshotError) or error.is_bad:
+            is_bad = error.is_bad if isinstance(error, snapshots.SnapshotError) else not _may_pass(error)
+            if is_bad:
                 self.store.quarantine(owner, snapshot)
                 self.scribe.note(owner)
             return False
@@ -572,6 +574,11 @@ class Keeper:
         await self.leases.aclose()
         for saver in list(self._savers.values()):
             await saver.aclose()
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a file that could not be unpacked is good perhaps: there was no room, or no right to read it."""
+    return isinstance(error, OSError) and error.errno not in (errno.ENOENT, errno.ELOOP, errno.EINVAL)
 
 
 def _is_beginning(evicted: Session, session: Session) -> bool:

@@ -8,6 +8,7 @@ without a word (reference: llama.cpp b11434, `llama_context::state_seq_load_file
 from __future__ import annotations
 
 import asyncio
+import errno
 import mmap
 import os
 import secrets
@@ -27,6 +28,9 @@ from hugind.supervisor.llama.client import Saved, SlotActionRefused, WorkerClien
 from hugind.supervisor.paths import FILE_MODE
 
 LOOK_TIMEOUT_S = 10
+
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMLINK, errno.ENXIO)
+"""Nothing, a link (EMLINK: as FreeBSD says it), or a socket."""
 
 
 class SnapshotError(Exception):
@@ -79,7 +83,7 @@ async def restore(client: WorkerClient, slot: int, snapshot: Snapshot, source: P
     try:
         presented = await asyncio.to_thread(_present, snapshot, source, folder, slots)
     except (SlotFileError, OSError) as error:
-        raise SnapshotError(f"{source.name}: {error}", is_bad=not isinstance(error, PermissionError)) from error
+        raise SnapshotError(f"{source.name}: {error}", is_bad=isinstance(error, SlotFileError)) from error
     try:
         restored = await client.restore(slot, presented.name)
     except SlotActionRefused as error:
@@ -95,8 +99,8 @@ def check(path: Path, snapshot: Snapshot) -> SlotFile:
     """Whether a file is still what was saved. Blocks: reads all of it.
 
     Raises:
-        SlotFileError: it is not.
-        OSError: it cannot be read, or is no plain file.
+        SlotFileError: it is not, or is not there, or is no plain file.
+        OSError: it cannot be read just now.
     """
     with _mapped(path) as data:
         if len(data) != snapshot.size_bytes:
@@ -150,7 +154,13 @@ def _write_pieces(source: Path, target: Path, pieces: list[bytes | slice]) -> No
 @contextmanager
 def _mapped(path: Path) -> Iterator[memoryview]:
     """The bytes of a plain file, whatever links somebody planted; fetched at once, because all will be read."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        # A named pipe would wait for its other end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            raise SlotFileError(f"no file: {error.strerror}") from error
+        raise
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):

@@ -355,7 +355,8 @@ class Store:
     def read_messages(self, session: Session) -> list[Any] | None:
         """What was said; None where it was not written down, or cannot be read. Blocks on the disk."""
         try:
-            sealed = (self._owner_folder(session) / f"{session.id}.talk").read_bytes()
+            with atrest.opened(self._owner_folder(session) / f"{session.id}.talk") as file:
+                sealed = file.read()
             key = self._keys.key(session.owner.digest) if atrest.is_encrypted(sealed) else None
             messages = orjson.loads(atrest.unseal(sealed, key=key, bound_to=session.id))
         except FileNotFoundError:
@@ -486,7 +487,7 @@ class Store:
 
     def _unpack(self, session: Session, source: Path, target: Path) -> None:
         """By what the file is, not by the settings: they may have been others when it was written."""
-        with source.open("rb") as file:
+        with atrest.opened(source) as file:
             is_encrypted = atrest.is_encrypted(file.read(atrest.HEADER_BYTES))
         key = self._keys.key(session.owner.digest) if is_encrypted else None
         atrest.unpack(source, target, key=key, bound_to=session.id)
