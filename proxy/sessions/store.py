@@ -523,7 +523,8 @@ class Store:
         found = []
         for name in (name for name in names if name.endswith(".json")):
             try:
-                session = Session.from_json(orjson.loads((folder / name).read_bytes()))
+                with atrest.opened(folder / name) as file:
+                    session = Session.from_json(orjson.loads(file.read()))
                 if session.owner.digest != folder.name or name != f"{session.id}.json":
                     raise ValueError("it belongs elsewhere")
             except (OSError, ValueError) as error:
