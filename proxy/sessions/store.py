@@ -14,6 +14,7 @@ import asyncio
 import logging
 import math
 import os
+import re
 import secrets
 import sys
 import threading
@@ -47,6 +48,9 @@ EXPIRY_GRACE_S = 3600
 """However long ago it was by the wall clock, nothing expires within an hour of the start: the clock may be wrong."""
 BAD_KEPT = 4
 """Files that failed their check are kept beside the good ones, so many of each engine, for whoever looks into it."""
+
+_OWNER = re.compile(r"[0-9a-f]{32}")
+"""`Owner.digest`."""
 
 
 class Store:
@@ -496,7 +500,9 @@ class Store:
         return self._keys.key(session.owner.digest) if self.settings.encrypt else None
 
     def _owner_folders(self) -> list[Path]:
-        return [Path(entry.path) for entry in os.scandir(self._folder) if entry.is_dir(follow_symlinks=False)]
+        """Ours; what else somebody made there (`lost+found`) is not touched."""
+        entries = [entry for entry in os.scandir(self._folder) if _OWNER.fullmatch(entry.name)]
+        return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
 
     def _owner_folder(self, session: Session) -> Path:
         return self._folder / session.owner.digest

@@ -180,3 +180,11 @@ def test_with_a_key_any_page_may_ask() -> None:
     ring = keyring(secret=ALL)
 
     assert ALL == ask(ring, x_api_key="secret", host="chat.example", origin="https://chat.example")
+
+
+def test_who_may_use_an_engine() -> None:
+    """By name, without the admin; where no key is needed it is anybody."""
+    ring = keyring(key=ALL, other=ONLY_A, third=ONLY_B, token=ADMIN)
+
+    assert ["a", "environment"] == ring.principals("a")
+    assert [ANONYMOUS.name] == keyring(token=ADMIN).principals("a")

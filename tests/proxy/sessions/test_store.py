@@ -856,3 +856,16 @@ def test_records_say_nothing_of_names(reopen: Open, tmp_path: Path) -> None:
 
     assert "/etc/passwd" == record["name"]
     assert {f"{session.owner.digest}/{session.id}.json"} == files_in(sessions_folder(tmp_path))
+
+
+def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
+    """What lies beside the owners' folders is nobody's, and neither read nor removed."""
+    store = open_store(tmp_path, None)
+    store.close()
+    foreign = sessions_folder(tmp_path) / "lost+found"
+    foreign.mkdir()
+    (foreign / "file").write_text("somebody's")
+    store = open_store(tmp_path, None)
+    store.close()
+
+    assert "somebody's" == (foreign / "file").read_text()
