@@ -173,6 +173,8 @@ class Keeper:
         cached, computed = int(timings.get("cache_n", 0)), int(timings.get("prompt_n", 0))
         seat.tokens = cached + computed + int(timings.get("predicted_n", 0))
         self.rates.saw_prefill(computed, float(timings.get("prompt_ms", 0)) / 1000)
+        if not self.rates.is_worth_saving(seat.tokens):
+            self.rates.saw_no_save()
         if label in ("warm", "cold") and session.newest is not None:
             self._judge_restore(session, session.newest.tokens, cached)
 

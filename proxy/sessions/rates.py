@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 WEIGHT = 0.2
 """Of a new measurement against what was known."""
+DOUBT = 1.1
+"""Saving is taken to be so much faster than it was with each save that was not made."""
 MIN_TOKENS = 64
 """A prompt with fewer new tokens says little about the speed of long ones."""
 
@@ -30,6 +32,10 @@ class Rates:
         if tokens > 0 and seconds > 0:
             self.save = _learned(self.save, size_bytes / seconds)
             self.bytes_per_token = size_bytes / tokens
+
+    def saw_no_save(self) -> None:
+        """A save did not seem to pay. Only saves teach how fast they are: one bad one would count for ever."""
+        self.save *= DOUBT
 
     def predicted_bytes(self, tokens: int) -> int:
         """How large a snapshot of so many tokens will be; 0 where none was made yet."""

@@ -80,3 +80,16 @@ def test_one_odd_measurement() -> None:
     rates.saw_prefill(1000, 1000.0)
 
     assert pytest.approx(100 + WEIGHT * (1 - 100)) == rates.prefill
+
+
+def test_one_bad_save() -> None:
+    """Where saves do not seem to pay, one is tried again after a while."""
+    rates = Rates()
+    rates.saw_prefill(1000, 1.0)
+    rates.saw_save(1000, 1000, 10.0)  # it waited for somebody
+    passed_over = 0
+    while not rates.is_worth_saving(1000):
+        rates.saw_no_save()
+        passed_over += 1
+
+    assert 10 < passed_over < 100
