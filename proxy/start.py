@@ -291,5 +291,6 @@ def _user_keys(configs: dict[str, Config], environment: Environment) -> Keyring:
         keyring.add(environment.api_key.get_secret_value(), Principal("environment"))
     for name, config in configs.items():
         if config.server.api_key:
-            keyring.add(config.server.api_key.get_secret_value(), Principal(name, frozenset({name})))
+            # With a colon, as no config has it: one called "environment" must not have that key's sessions.
+            keyring.add(config.server.api_key.get_secret_value(), Principal(f"config:{name}", frozenset({name})))
     return keyring

@@ -42,11 +42,11 @@ async def take_turn(
         async with keeper.session(talk) as session:
             exchange.queue_s += time.perf_counter() - begun
             if talk.is_kept:
-                request = {**request, "messages": await keeper.whole_history(session, talk)}
-            if keeper.wants_reply(talk):
+                request = {**request, "messages": await keeper.history.whole(session, talk)}
+            if keeper.history.wants_reply(talk):
                 exchange.recorded = []
             await _serve(keeper.leases, exchange, path, request, answer, _Sitting(keeper, session))
-            keeper.note_reply(session, request, exchange.recorded)
+            keeper.history.note_reply(session, request, exchange.recorded)
 
 
 async def take_slot(leases: Leases, exchange: Exchange, path: str, request: dict[str, Any], answer: Answer) -> None:

@@ -28,7 +28,7 @@ async def messages(gateway: Gateway, exchange: Exchange, principal: Principal) -
         raise ApiError(400, error.message, param=error.param) from None
     keeper = gateway.keeper(engine)
     scope = await keeper.scope(owner_of(principal.name, request))
-    chat["messages"] = keeper.with_system_prompt(chat["messages"])
+    chat["messages"] = keeper.system_prompt.put_before(chat["messages"])
     talk = chat_talk(scope, exchange.header, chat, history=engine.config.chat.history)
     chat["stream"] = True
     chat["stream_options"] = {"include_usage": True}

@@ -102,7 +102,7 @@ async def chat(gateway: Gateway, exchange: Exchange, principal: Principal) -> No
 
     def make_talk(scope: Scope, header: Header, request: dict[str, Any]) -> Talk:
         keeper = gateway.keeper(gateway.fleet.engines[scope.engine])
-        request["messages"] = keeper.with_system_prompt(request.get("messages"))
+        request["messages"] = keeper.system_prompt.put_before(request.get("messages"))
         return chat_talk(scope, header, request, history=keeper.engine.config.chat.history)
 
     await generate(gateway, exchange, principal, assembler=lambda _: ChatAssembler(), make_talk=make_talk)

@@ -22,11 +22,12 @@ from hugind.proxy.queue import Place
 from hugind.proxy.sessions import snapshots
 from hugind.proxy.sessions.archive import MAX_TRANSCRIPT, Archive, ArchiveError, read_archive, write_archive
 from hugind.proxy.sessions.atrest import AtRestError, pack
-from hugind.proxy.sessions.keeper import BASE_OWNER, Keeper
+from hugind.proxy.sessions.keeper import Keeper
 from hugind.proxy.sessions.record import Owner, Session, Snapshot
 from hugind.proxy.sessions.slotfile import SlotFileError
 from hugind.proxy.sessions.slots import Seat
 from hugind.proxy.sessions.store import SPARE_DISK_BYTES, Store
+from hugind.proxy.sessions.system_prompt import BASE_OWNER
 from hugind.proxy.sessions.transcript import Scope, chat_chain
 from hugind.proxy.written import written
 from hugind.supervisor.paths import DIRECTORY_MODE
@@ -305,10 +306,10 @@ class Desk:
     def _unusable(self, snapshot: Snapshot) -> str | None:
         """Why a snapshot could never be restored here."""
         keeper = self._serving
-        if keeper.identity is None or snapshot.fingerprint != keeper.identity.fingerprint:
+        if keeper.policy.identity is None or snapshot.fingerprint != keeper.policy.identity.fingerprint:
             return "its snapshot is of another model, engine build or setting"
-        if keeper.verdict is not None and not keeper.verdict.is_worth_saving:
-            return f"snapshots are of no use here: {keeper.verdict.reason}"
+        if keeper.policy.verdict is not None and not keeper.policy.verdict.is_worth_saving:
+            return f"snapshots are of no use here: {keeper.policy.verdict.reason}"
         if snapshot.tokens >= keeper.engine.config.context.ctx_size:
             return f"its snapshot has {snapshot.tokens} tokens, and a slot has {keeper.engine.config.context.ctx_size}"
         return None
@@ -438,12 +439,12 @@ async def find_session(desks: Sequence[Desk], session_id: str) -> tuple[Desk, Se
 
 def ability_of(keeper: Keeper | None) -> dict[str, str | None]:
     """What is known of the sessions of an engine's model."""
-    family = keeper.identity.family.value if keeper and keeper.identity else None
+    family = keeper.policy.identity.family.value if keeper and keeper.policy.identity else None
     if keeper is None:
         return {"ability": "untested", "reason": "it is not served", "family": family}
-    if keeper.verdict is None:
+    if keeper.policy.verdict is None:
         return {"ability": "untested", "reason": "no worker was ready yet", "family": family}
-    return {"ability": keeper.verdict.ability.value, "reason": keeper.verdict.reason, "family": family}
+    return {"ability": keeper.policy.verdict.ability.value, "reason": keeper.policy.verdict.reason, "family": family}
 
 
 def _as_far_as_it_goes(session: Session, messages: list[Any] | None) -> list[Any] | None:

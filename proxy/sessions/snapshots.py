@@ -153,7 +153,7 @@ def _write_pieces(source: Path, target: Path, pieces: list[bytes | slice]) -> No
 
 @contextmanager
 def _mapped(path: Path) -> Iterator[memoryview]:
-    """The bytes of a plain file, whatever links somebody planted; fetched at once, because all will be read."""
+    """The bytes of a plain file, whatever links somebody planted."""
     try:
         # A named pipe would wait for its other end.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -167,10 +167,9 @@ def _mapped(path: Path) -> Iterator[memoryview]:
             raise SlotFileError("not a plain file")
         if not status.st_size:
             raise SlotFileError("empty")
+        # Not MAP_POPULATE: Python holds its lock while it maps, and all turns would wait for the disk. Hashing does not.
         with (
-            mmap.mmap(
-                descriptor, 0, flags=mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0), prot=mmap.PROT_READ
-            ) as mapped,
+            mmap.mmap(descriptor, 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ) as mapped,
             memoryview(mapped) as view,
         ):
             yield view

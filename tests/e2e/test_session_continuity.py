@@ -61,7 +61,7 @@ async def test_an_evicted_conversation_goes_on(tmp_path: Path, memory: Path, fam
     config = session_config(make(tmp_path / "model.gguf"), memory)
     alone = await _talk_alone(tmp_path, config, _three_turns)
     async with serving(tmp_path / "crowd", {"chat": config}) as served:
-        verdict = keeper(served).verdict
+        verdict = keeper(served).policy.verdict
         evicted = await _three_turns(served, is_crowded=True)
 
     assert [turn.text for turn in alone] == [turn.text for turn in evicted]
@@ -155,7 +155,7 @@ async def test_every_family_survives_a_restart(tmp_path: Path, memory: Path, fam
     turns, verdicts = [], []
     for text in (FIRST, SECOND, THIRD):
         async with serving(tmp_path / "home", {"chat": config}) as served:
-            verdicts.append(keeper(served).verdict)
+            verdicts.append(keeper(served).policy.verdict)
             turns.append(await alice.say(served.client, text))
         _lose(memory)
 

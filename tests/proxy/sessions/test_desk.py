@@ -17,9 +17,9 @@ import xxhash
 from hugind.proxy.errors import ApiError
 from hugind.proxy.sessions.archive import read_archive, write_archive
 from hugind.proxy.sessions.desk import Desk, Which, ability_of, find_session, list_sessions
-from hugind.proxy.sessions.keeper import BASE_OWNER
 from hugind.proxy.sessions.record import Owner, Session, Snapshot
 from hugind.proxy.sessions.store import Store
+from hugind.proxy.sessions.system_prompt import BASE_OWNER
 from hugind.proxy.sessions.transcript import Scope, Talk, chat_chain
 from hugind.supervisor.config import SessionsSection
 from hugind.supervisor.paths import Home
