@@ -21,6 +21,7 @@ from pathlib import Path
 
 import xxhash
 
+from hugind.proxy.sessions.rates import Rates
 from hugind.proxy.sessions.record import Snapshot
 from hugind.proxy.sessions.slotfile import SlotFile, SlotFileError, parse, with_streams
 from hugind.supervisor.errors import WorkerUnreachable
@@ -42,8 +43,17 @@ class SnapshotError(Exception):
         self.is_bad = is_bad
 
 
-async def save(client: WorkerClient, slot: int, folder: Path, fingerprint: str, target: Path | None = None) -> Snapshot:
+async def save(
+    client: WorkerClient,
+    slot: int,
+    folder: Path,
+    fingerprint: str,
+    target: Path | None = None,
+    rates: Rates | None = None,
+) -> Snapshot:
     """Save an idle slot into a new file of the worker's slot folder, or through it into `target`.
+
+    `rates` learn how fast that was.
 
     Raises:
         SnapshotError: the engine refused, or what it wrote is not what it said. No file is left.
@@ -58,6 +68,8 @@ async def save(client: WorkerClient, slot: int, folder: Path, fingerprint: str, 
         if target is not None:
             part.symlink_to(target)
         saved = await client.save(slot, part.name)
+        if rates is not None:
+            rates.saw_save(saved.tokens, saved.size_bytes, saved.seconds)
         snapshot = await asyncio.to_thread(_accept, target or part, saved, state.tokens, fingerprint)
         if target is not None:
             part.unlink()
@@ -167,7 +179,7 @@ def _mapped(path: Path) -> Iterator[memoryview]:
             raise SlotFileError("not a plain file")
         if not status.st_size:
             raise SlotFileError("empty")
-        # Not MAP_POPULATE: Python holds its lock while it maps, and all turns would wait for the disk. Hashing does not.
+        # Not MAP_POPULATE: Python keeps its lock while it maps: all turns would wait for the disk. Hashing lets it go.
         with (
             mmap.mmap(descriptor, 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ) as mapped,
             memoryview(mapped) as view,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import time
 from collections import Counter
 
 from hugind.proxy.queue import Place
@@ -52,15 +51,13 @@ class Vault:
             try:
                 if self._policy.must_render:
                     await self._render(place, session)
-                room = await self._store.room_for(session, self._policy.rates.predicted_bytes(seat.tokens))
+                client, rates = place.worker.client, self._policy.rates
+                room = await self._store.room_for(session, rates.predicted_bytes(seat.tokens))
                 if room is None:
                     return
                 folder = self._store.slots.path
-                begun = time.perf_counter()
                 target = None if room == folder else room
-                fingerprint = self._policy.fingerprint
-                snapshot = await snapshots.save(place.worker.client, place.slot, folder, fingerprint, target)
-                self._policy.rates.saw_save(snapshot.tokens, snapshot.size_bytes, time.perf_counter() - begun)
+                snapshot = await snapshots.save(client, place.slot, folder, self._policy.fingerprint, target, rates)
             except (snapshots.SnapshotError, SlotActionRefused, OSError) as error:
                 logger.warning("%s: session %s: %s", self._engine.name, session.id, error)
                 seat.has_failed = True

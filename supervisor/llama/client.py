@@ -34,6 +34,8 @@ class Saved:
 
     tokens: int
     size_bytes: int
+    seconds: float = 0.0
+    """That it was writing: not those that it waited for another slot's batch. 0: it does not tell."""
 
 
 class SlotActionRefused(HugindError):  # noqa: N818 - it lives, and says no
@@ -124,7 +126,7 @@ class WorkerClient:
             WorkerUnreachable: the worker is gone; half a file may be left.
         """
         done = await self._act(slot, "save", {"filename": file})
-        return Saved(_number(done, "n_saved"), _number(done, "n_written"))
+        return Saved(_number(done, "n_saved"), _number(done, "n_written"), _seconds(done, "save_ms"))
 
     async def restore(self, slot: int, file: str) -> int:
         """Fill a slot from a file of the slot folder, which must have been checked; returns its tokens.
@@ -200,6 +202,12 @@ def _number(answer: dict[str, Any], key: str) -> int:
     if not isinstance(value, int):
         raise SlotActionRefused(f"no number '{key}' in {str(answer)[:200]}")
     return value
+
+
+def _seconds(answer: dict[str, Any], key: str) -> float:
+    timings = answer.get("timings")
+    value = timings.get(key) if isinstance(timings, dict) else None
+    return value / 1000 if isinstance(value, (int, float)) else 0.0
 
 
 def _reason(answer: Any) -> str:
