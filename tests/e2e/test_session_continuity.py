@@ -271,8 +271,9 @@ async def _second_thoughts(served: Served, *, is_crowded: bool) -> list[Turn]:
 
 
 async def _talk_alone(folder: Path, config: Config, talk: Any) -> list[Turn]:
-    """The same, by one who never leaves its slot."""
-    async with serving(folder / "alone", {"chat": config}) as served:
+    """The same, by one who never leaves the only slot."""
+    one_slot = config.model_copy(update={"server": config.server.model_copy(update={"max_slots": 1})})
+    async with serving(folder / "alone", {"chat": one_slot}) as served:
         turns: list[Turn] = await talk(served, is_crowded=False)
     assert not {"warm", "cold"} & {turn.label for turn in turns}
     return turns
