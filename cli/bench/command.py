@@ -65,7 +65,7 @@ def sessions(
     """What a returning user waits for the first token, when more users than slots take turns.
 
     Beside it, in the same run: a user who never left the slot, the engine's own RAM cache without hugind, computing
-    everything anew, and the first turns after a crash of the engine and after a restart of the gateway.
+    everything anew, and the first turns after a crash of the engine, a restart of the gateway and a reboot.
 
     Users are assumed to read for a moment: between a turn and the next lies the time that a save takes. Lists are
     written 1000,4000,16000 or given one by one. Everything happens in a temporary home. With 4,000 tokens it takes

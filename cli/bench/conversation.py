@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import string
 import time
@@ -123,6 +124,10 @@ class Conversation:
         turn = await chat.ask(messages, user=self.user, **fields)
         self.messages = [*messages, {"role": "assistant", "content": turn.text}]
         return turn
+
+    def copy(self) -> Conversation:
+        """The same up to here; the two go on apart."""
+        return copy.deepcopy(self)
 
     def _say(self, characters: int) -> str:
         words = ""

@@ -12,7 +12,14 @@ from hugind.cli.bench.conversation import Turn
 from hugind.cli.bench.load import Latency
 from hugind.cli.bench.stall import Stall
 
-LABELS = {"best": "hot", "returning": "warm", "after_kill": "warm", "after_restart": "cold", "reprefill": "new"}
+LABELS = {
+    "best": "hot",
+    "returning": "warm",
+    "after_kill": "warm",
+    "after_restart": "cold",
+    "after_reboot": "cold",
+    "reprefill": "new",
+}
 """The gateway's word that the turns of a figure should carry."""
 _PLACES = ("hot", "warm", "cold", "new")
 """The same words, the fastest first."""
@@ -21,6 +28,7 @@ WORDS = {
     "returning": "returning, from memory",
     "after_kill": "after kill -9 of the engine",
     "after_restart": "after a restart, from disk",
+    "after_reboot": "after a reboot, nothing cached",
     "engine_cache": "engine's RAM cache",
     "engine_cache_pinned": "the same, pinned",
     "engine_hot": "engine, never left its slot",
@@ -135,7 +143,7 @@ class Run:
         share = next((share for new, share in _SHARES_OF_REPREFILL if self.new <= new), None)
         if share is not None and self.tokens >= LONG_HISTORY:
             wanted.append(("returning", 1 / share, "reprefill"))
-        wanted += [("after_kill", 1.2, "best"), ("after_restart", 1.5, "best")]
+        wanted += [("after_kill", 1.2, "best"), ("after_restart", 1.5, "best"), ("after_reboot", 1.5, "best")]
         ratios = ((figure, limit, than, self._ratio(figure, than)) for figure, limit, than in wanted)
         return [Goal(figure, limit, than, found) for figure, limit, than, found in ratios if found is not None]
 

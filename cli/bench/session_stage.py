@@ -63,7 +63,7 @@ def private_memory() -> Iterator[Path | None]:
     if not os.access(SHARED_MEMORY, os.W_OK):
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="hugind-bench-", dir=SHARED_MEMORY) as name:
+    with tempfile.TemporaryDirectory(prefix=f"hugind-bench-{os.getpid()}-", dir=SHARED_MEMORY) as name:
         yield Path(name)
 
 
@@ -112,10 +112,17 @@ class BenchGateway:
 
         await _until(is_new, READY_TIMEOUT_S, "another worker")
 
-    async def reboot(self) -> None:
+    async def restart(self) -> None:
         """Stop the gateway, lose what is only in memory, start it again."""
         await self._life.aclose()
         await asyncio.to_thread(self._lose_memory)
+        await self._start()
+
+    async def reboot(self) -> None:
+        """As `restart`, and the disk must be read: the system remembers no file either, where it can be told so."""
+        await self._life.aclose()
+        await asyncio.to_thread(self._lose_memory)
+        await asyncio.to_thread(self._lose_page_cache)
         await self._start()
 
     async def until_idle(self) -> None:
@@ -169,10 +176,11 @@ class BenchGateway:
         return worker
 
     def _lose_memory(self) -> None:
-        """As a reboot does: what is in the tmpfs, and what the system remembers of files that it read or wrote."""
         slots = choose_slot_folder(self.home, NAME, self._memory_folder)
         if slots.is_memory:
             shutil.rmtree(slots.path)
+
+    def _lose_page_cache(self) -> None:
         if not hasattr(os, "posix_fadvise"):
             return
         for path in self.home.sessions.rglob("*.kv*"):

@@ -16,7 +16,7 @@ from hugind.cli.bench.gateway import describe_machine
 from hugind.cli.bench.random_model import write_random_model
 from hugind.cli.bench.session_figures import Run
 from hugind.cli.bench.session_stage import BenchGateway, Play, SaveWatch, engine_alone, private_memory
-from hugind.cli.bench.stall import measure_stall
+from hugind.cli.bench.stall import HOT_TURNS, measure_stall
 from hugind.supervisor.llama.binary import EngineBinary, resolve_binary
 
 PROBE_CHARACTERS = 1200
@@ -106,7 +106,7 @@ async def _bench(
 
 def _context(options: SessionBenchOptions, tokens: int) -> int:
     """Enough for the longest conversation of a run, and for the stream beside it."""
-    turns = 2 * options.rounds + 2 * 3 + 4
+    turns = 2 * options.rounds + 2 * 3 + 1 + HOT_TURNS
     grown = sum((new + REPLY_TOKENS + TEMPLATE_TOKENS) * turns for new in options.new)
     return -(-(int(tokens * 1.1) + grown + STREAM_TOKENS) // 256) * 256
 
@@ -166,15 +166,17 @@ class _History:
             async with engine_alone(home, self._play) as engine:
                 theirs = _Lane(lambda: engine, self._conversations(), {"return": "engine_cache", "hot": "engine_hot"})
                 await self._fill([ours, theirs], sizes)
+                as_filled = [conversation.copy() for conversation in ours.conversations]
                 for number in range(self._options.rounds):
                     await self._return([ours, theirs], sizes, number)
                 await self._return_pinned(theirs, sizes)
             await self._after(gateway.kill_worker, ours, sizes, "after_kill", "kill -9 of the engine")
-            await self._after(gateway.reboot, ours, sizes, "after_restart", "a restart of the gateway")
+            await self._after(gateway.restart, ours, sizes, "after_restart", "a restart of the gateway")
+            await self._after(gateway.reboot, ours, sizes, "after_reboot", "a reboot")
             if self._play.slots > 1:
                 await self._stall(gateway, ours, sizes)
         async with BenchGateway(home, self._play, memory_folder=self._memory_folder, has_sessions=False) as plain:
-            await self._compute_anew(plain.chat, ours.conversations, sizes)
+            await self._compute_anew(plain.chat, as_filled, sizes)
         return list(self._runs.values())
 
     def _conversations(self) -> list[Conversation]:

@@ -71,8 +71,11 @@ async def test_conversation_grows() -> None:
         conversation, twin = Conversation("somebody", seed=5), Conversation("somebody", seed=5)
         turns = [await conversation.take_turn(it, characters) for characters in (200, 1)]
         await twin.take_turn(it, 200)
+        other = twin.copy()
+        await other.take_turn(it, 3)
 
     assert all(isinstance(turn, Turn) for turn in turns)
     assert ["user", "assistant"] * 2 == [message["role"] for message in conversation.messages]
     assert [200, 5, 1, 5] == [len(message["content"]) for message in conversation.messages]
     assert twin.messages == conversation.messages[:2]
+    assert 4 == len(other.messages)

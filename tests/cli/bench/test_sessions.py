@@ -23,31 +23,35 @@ ARGV = [
 ]
 
 
-def left_in_memory() -> list[Path]:
-    return list(Path(SHARED_MEMORY).glob("hugind-bench-*"))
+def left_in_memory(pid: int) -> list[Path]:
+    return list(Path(SHARED_MEMORY).glob(f"hugind-bench-{pid}-*"))
 
 
 @pytest.mark.e2e
 def test_reports_every_figure(tmp_path: Path) -> None:
     """One JSON object with the medians of the first run on top; every turn came from where it should."""
     environment = {**os.environ, "TMPDIR": str(tmp_path), "HUGIND_HOME": str(tmp_path / "home")}
-    done = subprocess.run(
-        [*ARGV, "--new", "40", "--json"], capture_output=True, text=True, timeout=110, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    with subprocess.Popen(
+        [*ARGV, "--new", "40", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as bench:
+        try:
+            data, talk = bench.communicate(timeout=110)
+        finally:
+            bench.kill()
+    assert bench.returncode == 0, talk
+    said = json.loads(data)
 
     assert said.keys() >= NEEDED
-    for figure in ("best", "returning", "engine_cache", "after_kill", "after_restart", "reprefill"):
+    for figure in ("best", "returning", "engine_cache", "after_kill", "after_restart", "after_reboot", "reprefill"):
         assert said[f"{figure}_ttft_ms"] > 0, figure
     assert said["cached_share"] > 0.5
     assert said["bytes_per_turn"] > 0
-    assert {"after_kill", "after_restart", "returning"}.isdisjoint(said["unexpected"])
+    assert {"after_kill", "after_restart", "after_reboot", "returning"}.isdisjoint(said["unexpected"])
     assert 40 == said["parts_ms"]["returning"]["computed_tokens"]
     assert [(600, 40)] == [(run["tokens"], run["new"]) for run in said["runs"]]
-    assert "filling the history" in done.stderr
+    assert "filling the history" in talk
     assert [] == list(tmp_path.iterdir())
-    assert [] == left_in_memory()
+    assert [] == left_in_memory(bench.pid)
 
 
 def test_interrupted_it_leaves_nothing(tmp_path: Path) -> None:
@@ -58,16 +62,18 @@ def test_interrupted_it_leaves_nothing(tmp_path: Path) -> None:
             assert bench.stderr is not None
             _read_until(bench.stderr, "filling the history of user 2")
             started = psutil.Process(bench.pid).children(recursive=True)
+            had_memory = left_in_memory(bench.pid)
             bench.send_signal(signal.SIGINT)
             code = bench.wait(30)
         finally:
             bench.kill()
 
     assert len(started) >= 3
+    assert had_memory or not Path(SHARED_MEMORY).exists()
     assert code == 130
     assert not psutil.wait_procs(started, timeout=10)[1]
     assert [] == list(tmp_path.iterdir())
-    assert [] == left_in_memory()
+    assert [] == left_in_memory(bench.pid)
 
 
 def _read_until(lines: IO[str], word: str) -> None:
