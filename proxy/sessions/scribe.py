@@ -8,8 +8,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from hugind.proxy.sessions.atrest import AtRestError
 from hugind.proxy.sessions.record import Session
 from hugind.proxy.sessions.store import Store
+from hugind.supervisor import tasks
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +45,18 @@ class Scribe:
         self._woken.set()
 
     async def run(self) -> None:
-        """Write what is noted, until cancelled."""
+        """Write what is noted, until cancelled. What is being written then is finished: a thread cannot be stopped."""
         while True:
             self._woken.clear()
-            await self._write(time.monotonic())
             now = time.monotonic()
-            if now - self._swept_at > SWEEP_INTERVAL_S:
-                self._swept_at = now
-                await self._store.sweep()
+            try:
+                await self._write(now)
+                if now - self._swept_at > SWEEP_INTERVAL_S:
+                    self._swept_at = now
+                    await self._store.sweep()
+            except Exception:
+                # What cannot be written of one session must not end the writing of all.
+                logger.exception("writing down the sessions of '%s' broke", self._store.name)
             next_at = min((due.copy_at for due in self._due.values()), default=now + SWEEP_INTERVAL_S)
             try:
                 async with asyncio.timeout(min(max(next_at - now, 0), SWEEP_INTERVAL_S)):
@@ -78,24 +84,27 @@ class Scribe:
                     self._forget(session_id, due)
                     continue
                 if not due.is_written:
-                    due.is_written = True
-                    await self._write_down(session, due)
+                    due.is_written = True  # also where that breaks: it would break for ever
+                    due.is_written = await tasks.finish(self._write_down(session, due), "write a session down")
                 if due.copy_at <= until:
                     self._forget(session_id, due)
                     if session.memory is not None and self._store.settings.disk_gb:
-                        await self._store.copy_to_disk(session)
+                        await tasks.finish(self._store.copy_to_disk(session), "copy a session to disk")
 
     def _forget(self, session_id: str, due: _Due) -> None:
         if self._due.get(session_id) is due:  # nothing newer came meanwhile
             del self._due[session_id]
 
-    async def _write_down(self, session: Session, due: _Due) -> None:
+    async def _write_down(self, session: Session, due: _Due) -> bool:
+        """False: it was not possible, and is tried again when something else is written, until the copy is due."""
         try:
             async with session.kv_lock:
                 if self._store.sessions.get(session.id) is not session:  # forgotten meanwhile: nothing may come back
-                    return
+                    return True
                 if due.messages is not None:
                     await asyncio.to_thread(self._store.write_messages, session, due.messages)
                 await asyncio.to_thread(self._store.write_record, session)
-        except OSError as error:
+            return True
+        except (OSError, AtRestError) as error:
             logger.warning("session %s of '%s' was not written down: %s", session.id, self._store.name, error)
+            return False
