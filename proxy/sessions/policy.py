@@ -18,7 +18,8 @@ from hugind.supervisor.spawn import Spawn
 logger = logging.getLogger(__name__)
 
 HOLLOW_LIMIT = 3
-"""So many restores in a row that saved nothing, and this engine restores no more."""
+"""So many restores of a session that saved nothing, more than half of all, and it is restored no more. Those of so many
+principals in a row, and nobody's is: one alone, who says something else each time, must not spoil it for all."""
 HOLLOW_SHARE = 0.5
 """A restore is hollow when less than this share of its tokens was reused by a request that continues the session."""
 
@@ -35,7 +36,8 @@ class Policy:
         self._engine = engine
         self._store = store
         self._settings = engine.config.sessions
-        self._hollow_in_a_row = 0
+        self._hollow_in_a_row: set[str] = set()
+        """Whose restores saved nothing since the last good one."""
 
     async def learn(self, spawn: Spawn) -> None:
         """Find out what the model is, and what a restored slot is worth with it, on a worker that nobody uses yet.
@@ -66,6 +68,11 @@ class Policy:
         """Whether a restored slot can only be extended: it must hold the conversation as the next turn begins."""
         return self.verdict is not None and self.verdict.ability is Ability.EXTENSION
 
+    def is_worth_restoring(self, session: Session) -> bool:
+        """Whether a snapshot can be of use to this session."""
+        restored = session.hits["warm"] + session.hits["cold"]
+        return self.can_restore and not (session.hollow >= HOLLOW_LIMIT and session.hollow * 2 > restored)
+
     def is_worth_saving(self, tokens: int) -> bool:
         """Whether so many tokens are. 0: not known, so look."""
         if not self.can_restore:
@@ -81,16 +88,16 @@ class Policy:
     def judge_restore(self, session: Session, restored: int, reused: int) -> None:
         """A session was brought back with so many tokens, and the engine could use so many of them."""
         if reused >= restored * HOLLOW_SHARE:
-            self._hollow_in_a_row = 0
+            self._hollow_in_a_row.clear()
             return
         session.hollow += 1
-        self._hollow_in_a_row += 1
+        self._hollow_in_a_row.add(session.owner.principal)
         logger.warning(
             "%s: hollow restore: %d of %d tokens of session %s were reused",
             self._engine.name, reused, restored, session.id,
         )  # fmt: skip
-        if self._hollow_in_a_row >= HOLLOW_LIMIT:
-            self.verdict = Verdict(Ability.NONE, f"{HOLLOW_LIMIT} restores in a row saved nothing")
+        if len(self._hollow_in_a_row) >= HOLLOW_LIMIT:
+            self.verdict = Verdict(Ability.NONE, f"the restores of {HOLLOW_LIMIT} users in a row saved nothing")
 
     async def _find_verdict(self, spawn: Spawn, identity: Identity) -> Verdict:
         config = self._engine.config

@@ -90,7 +90,7 @@ class Vault:
 
     def _owners(self, session: Session, base: Session | None) -> list[Session]:
         """Whose snapshots the session could go on from, the best first."""
-        if not self._policy.can_restore:
+        if not self._policy.is_worth_restoring(session):
             return []
         source = session.source
         if source is None or (source is not base and self._policy.must_render):
