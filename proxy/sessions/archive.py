@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
 import orjson
-import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hugind.proxy.sessions.atrest import private_file
+from hugind.proxy.sessions.checksum import Checksum
 from hugind.proxy.sessions.record import Label, Owner, Session
 from hugind.supervisor.paths import CONFIG_NAME, FILE_MODE
 
@@ -197,7 +197,7 @@ class _Tar:
     def copy(self, name: str, member: _Member, target: BinaryIO) -> str:
         """Returns the XXH3-128 of what was copied."""
         size = self._open(name, member)
-        digest, checksum = hashlib.sha256(), xxhash.xxh3_128()
+        digest, checksum = hashlib.sha256(), Checksum()
         for chunk in _exactly(self._source, size, name):
             digest.update(chunk)
             checksum.update(chunk)
@@ -236,7 +236,7 @@ class _Tar:
 
 def _describe(session: Session, snapshot: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the manifest says about a snapshot: what it holds, and what its member is."""
-    digest, checksum, size = hashlib.sha256(), xxhash.xxh3_128(), 0
+    digest, checksum, size = hashlib.sha256(), Checksum(), 0
     with snapshot.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)

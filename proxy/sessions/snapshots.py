@@ -19,8 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import xxhash
-
+from hugind.proxy.sessions.checksum import checksum as checksum_of
 from hugind.proxy.sessions.rates import Rates
 from hugind.proxy.sessions.record import Snapshot
 from hugind.proxy.sessions.slotfile import SlotFile, SlotFileError, parse, with_streams
@@ -117,7 +116,7 @@ def check(path: Path, snapshot: Snapshot) -> SlotFile:
     with _mapped(path) as data:
         if len(data) != snapshot.size_bytes:
             raise SlotFileError(f"{len(data)} bytes instead of {snapshot.size_bytes}")
-        if xxhash.xxh3_128_hexdigest(data) != snapshot.checksum:
+        if checksum_of(data) != snapshot.checksum:
             raise SlotFileError("its checksum is another")
         file = parse(data)
     if file.tokens != snapshot.tokens:
@@ -130,7 +129,7 @@ def _accept(path: Path, saved: Saved, tokens: int, fingerprint: str) -> Snapshot
         if len(data) != saved.size_bytes:
             raise SlotFileError(f"{len(data)} bytes on disk, and the engine wrote {saved.size_bytes}")
         file = parse(data)
-        checksum = xxhash.xxh3_128_hexdigest(data)
+        checksum = checksum_of(data)
     if not file.tokens == saved.tokens == tokens:
         raise SlotFileError(f"{file.tokens} tokens in the file, {saved.tokens} saved, {tokens} in the slot")
     path.chmod(FILE_MODE)

@@ -13,10 +13,10 @@ from typing import Any
 
 import httpx
 import pytest
-import xxhash
 
 from hugind.cli.bench.standin_slotfile import write_slot_file
 from hugind.proxy.access.auth import Keyring, Principal
+from hugind.proxy.sessions.checksum import checksum
 from hugind.proxy.sessions.record import Owner, Snapshot
 from hugind.proxy.sessions.transcript import Scope, Talk
 from hugind.supervisor.config import Config
@@ -421,6 +421,6 @@ def _large_session(served: Served) -> str:
     session = store.create(Talk(scope, (), name="large"))
     data = write_slot_file(bytes(4 * 1_000_000), stream=0, n_stream=2)
     (store.slots.path / "large.kv").write_bytes(data)
-    snapshot = Snapshot("large.kv", 1_000_000, len(data), xxhash.xxh3_128_hexdigest(data), 2, "fingerprint", 0.0)
+    snapshot = Snapshot("large.kv", 1_000_000, len(data), checksum(memoryview(data)), 2, "fingerprint", 0.0)
     store.saved(session, snapshot, is_memory=True)
     return session.id
