@@ -219,6 +219,27 @@ async def test_a_linked_transcript_is_not_read(tmp_path: Path, memory: Path) -> 
     assert turn.prompt_tokens < 60
 
 
+@pytest.mark.parametrize("how", ["compress", "encrypt"])
+@pytest.mark.parametrize("kind", ["truncated", "flipped", "longer"])
+async def test_what_is_packed_on_disk_is_bad(tmp_path: Path, memory: Path, how: str, kind: str) -> None:
+    """Compressed or encrypted files are checked as well, and what was unpacked of a bad one is cleared away."""
+    config = session_config(make_slow_gguf(tmp_path / "model.gguf"), memory, sessions={**AT_ONCE, how: True})
+    async with serving(tmp_path, {"chat": config}) as served, _same_worker(served):
+        people = await _talk_and_leave(served, len(FAULTS[kind]) + 1)
+        store = keeper(served).store
+        for _, session in people:
+            assert session.memory
+            store.path(session, session.memory).unlink()
+        for (_, session), fault in zip(people[1:], FAULTS[kind], strict=True):
+            assert session.disk
+            fault(store.path(session, session.disk))
+        whole, *damaged = [await talk.say(served.client, NEXT) for talk, _ in people]
+        await eventually(lambda: not _half_files(tmp_path, memory))
+
+    assert "cold" == whole.label
+    assert [("new", whole.text, 0)] * len(damaged) == [_gist(turn) for turn in damaged]
+
+
 # ---- engines that are not what they were
 
 
@@ -268,6 +289,26 @@ async def test_another_cache_type(tmp_path: Path, memory: Path) -> None:
     assert 0 == refused
     assert "warm" == back.label
     assert back.cached_tokens > 100
+
+
+async def test_who_says_something_else_each_time(tmp_path: Path, memory: Path) -> None:
+    """Restores that save nothing end for the session that they are of, and for nobody else."""
+    config = session_config(make_slow_gguf(tmp_path / "model.gguf"), memory)
+    async with serving(tmp_path, {"chat": config}) as served:
+        alice = Conversation(user="alice")
+        first = await alice.say(served.client, FIRST)
+        labels = []
+        for number in range(5):
+            body = {"model": "chat", "prompt": [1, *[300 + number] * 150], "max_tokens": 3}
+            headers = {"X-Hugind-Session": "odd"}
+            answer = await served.client.post("/v1/completions", json=body, headers=headers)
+            labels.append(answer.headers["x-hugind-session"])
+            await crowd_out(served)
+        turn = await alice.say(served.client, NEXT)
+
+    assert ["new", "warm", "warm", "warm", "new"] == labels
+    assert "warm" == turn.label
+    assert first.computed <= turn.cached_tokens
 
 
 # ---- folders and disks
