@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from hugind.supervisor.models.gguf import GgufError, read_header
 from hugind.supervisor.paths import Home
 
 SLOT_FILE_VERSION = 4
+
+_FIRST_PART = re.compile(r"(.+)-00001-of-(\d{5})\.gguf")
+"""As `llama_split_path` names them."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,10 @@ class Identity:
 def identify(config: Config, build: str, home: Home) -> Identity:
     """Read the files that a config names. Blocks on the disk; a file that cannot be read has no say: the engine has."""
     model_path = config.path_of(config.model.model_path, home)
-    others = (config.model.mmproj_path, *config.model.lora_paths, config.chat.template_file)
+    others = ((config.model.mmproj_path,), config.model.lora_paths, (config.chat.template_file,))
     model = _digest(
-        _gguf_digest(model_path),
-        [_gguf_digest(config.path_of(path, home)) for path in others if path],
+        [_gguf_digest(part) for part in _parts(model_path)],
+        [[_gguf_digest(config.path_of(path, home)) for path in paths if path] for paths in others],
         config.chat.template,
     )
     context = config.context
@@ -58,6 +62,15 @@ def _family(path: Path) -> tuple[Family, int]:
     except (GgufError, OSError):
         return Family.ATTENTION, 0
     return family_of(header.values, header.architecture), sliding_window(header.values, header.architecture)
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files of a model: it is named by the first of them."""
+    named = _FIRST_PART.fullmatch(path.name)
+    if named is None:
+        return [path]
+    stem, count = named.groups()
+    return [path.with_name(f"{stem}-{number:05}-of-{count}.gguf") for number in range(1, int(count) + 1)]
 
 
 def _gguf_digest(path: Path) -> list[object]:
