@@ -61,6 +61,7 @@ class Engine:
         self.is_loading = True
         self.is_hung = options.faults.hang_after == 0
         self.totals = {"prompt": 0, "cached": 0, "predicted": 0}
+        self.restores = 0
         self._is_dispatching = False
 
     def submit(self, job: Job) -> None:

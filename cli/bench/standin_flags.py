@@ -29,6 +29,10 @@ class Faults:
     hang_after: int | None = None
     """After so many POST requests nothing is answered any more; sockets stay open, and new ones are accepted.
     0: from the first byte on, health included."""
+    hollow_after: int | None = None
+    """After so many restores, one brings nothing back and says that it did."""
+    extend_only: bool = False
+    """As recurrent models: a slot is of use only to a prompt that begins with all of it."""
     ignore_sigterm: bool = False
     exit_after_s: float | None = None
     """Ends with `exit_code` so long after it was ready."""
@@ -103,6 +107,8 @@ def parse_flags(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
             fail_start=values.get("--fail-start"),
             crash_at_start="--crash-at-start" in switches,
             hang_after=reader.integer("--hang-after", 0) if "--hang-after" in values else None,
+            hollow_after=reader.integer("--hollow-after", 0) if "--hollow-after" in values else None,
+            extend_only="--extend-only" in switches,
             ignore_sigterm="--ignore-sigterm" in switches,
             exit_after_s=reader.number("--exit-after", 0) if "--exit-after" in values else None,
             exit_code=reader.integer("--exit-code", 1),
@@ -181,6 +187,8 @@ _FAULT_HELP = {
     "--fail-start TEXT": "after loading: print TEXT, end with --exit-code",
     "--crash-at-start": "after listening: die by SIGABRT",
     "--hang-after N": "answer nothing after N POST requests (0: nothing at all)",
+    "--hollow-after N": "after N restores, one brings nothing back",
+    "--extend-only": "a slot is of use only to a prompt that begins with all of it",
     "--ignore-sigterm": "only SIGKILL ends it",
     "--exit-after SECONDS": "end with --exit-code so long after being ready",
     "--exit-code N": "see --exit-after and --fail-start (default: 1)",

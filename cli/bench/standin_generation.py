@@ -58,6 +58,8 @@ class Generation:
         slot.last = self
         if self._may_reuse:
             shared = _shared_prefix(slot.text, self.prompt) // 4
+            if self._engine.options.faults.extend_only and shared < len(slot.text) // 4:
+                shared = 0
             self.cached_tokens = max(0, min(shared, self.prompt_tokens - 1))
         slot.text = self.prompt
         for other in [other for other in self._engine.slots if other is not slot][: self._choices - 1]:

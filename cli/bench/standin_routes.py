@@ -109,10 +109,10 @@ def _infill_prompt(body: dict[str, Any]) -> bytes:
     return f"<pre>{body.get('input_prefix', '')}<suf>{body.get('input_suffix', '')}<mid>".encode()
 
 
-def _render(messages: list[dict[str, Any]]) -> bytes:
+def _render(messages: list[dict[str, Any]], *, is_answer_next: bool = True) -> bytes:
     """The chat template: what the assistant said continues exactly as it was generated."""
     parts = [f"<|{message.get('role')}|>{_text_of(message.get('content'))}\n" for message in messages]
-    return ("".join(parts) + "<|assistant|>").encode()
+    return ("".join(parts) + ("<|assistant|>" if is_answer_next else "")).encode()
 
 
 def _text_of(content: Any) -> str:
@@ -200,6 +200,13 @@ def _detokenize(body: dict[str, Any]) -> dict[str, Any]:
     return {"content": to_text(body.get("tokens") or []).decode("utf-8", "replace")}
 
 
+def _apply_template(body: dict[str, Any]) -> dict[str, Any]:
+    messages = body.get("messages")
+    if not isinstance(messages, list):
+        raise invalid("'messages' is required")
+    return {"prompt": _render(messages, is_answer_next=body.get("add_generation_prompt", True)).decode()}
+
+
 def _count(body: dict[str, Any]) -> dict[str, Any]:
     return {"input_tokens": count_tokens(_chat_prompt(body))}
 
@@ -225,5 +232,6 @@ _POOLED: dict[str, tuple[str, str, Callable[[str, dict[str, Any]], bytes]]] = {
 _TEXT: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "/tokenize": _tokenize,
     "/detokenize": _detokenize,
+    "/apply-template": _apply_template,
     **dict.fromkeys(("/v1/messages/count_tokens", "/v1/chat/completions/input_tokens"), _count),
 }

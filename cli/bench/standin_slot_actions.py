@@ -60,7 +60,9 @@ def _restore(engine: Engine, slot: Slot, name: str) -> dict[str, Any]:
         engine.crash(f"GGML_ASSERT: {name} ends too early")
     except (OSError, SlotFileError):
         raise invalid("Unable to restore slot: No available space in KV cache or invalid slot save file") from None
-    slot.text = tokens
+    engine.restores += 1
+    hollow_after = engine.options.faults.hollow_after
+    slot.text = tokens if hollow_after is None or engine.restores <= hollow_after else b""
     return {
         "filename": name,
         "n_restored": len(tokens) // 4,

@@ -46,3 +46,14 @@ def test_counting(start_standin: StartStandin) -> None:
 
     assert client.post("/detokenize", json={"tokens": tokens}).json()["content"].strip() == "some text"
     assert counted == client.post("/v1/chat/completions", json=CHAT).json()["usage"]["prompt_tokens"]
+
+
+def test_templates(start_standin: StartStandin) -> None:
+    """What the template makes of a chat can be asked for, with the start of an answer behind it or without."""
+    client = start_standin().client
+    asked = client.post("/apply-template", json=CHAT).json()["prompt"]
+    held = client.post("/apply-template", json={**CHAT, "add_generation_prompt": False}).json()["prompt"]
+
+    assert asked == "<|user|>a question of some length\n<|assistant|>"
+    assert asked == f"{held}<|assistant|>"
+    assert client.post("/apply-template", json={}).status_code == 400

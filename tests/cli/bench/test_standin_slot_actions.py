@@ -93,3 +93,28 @@ def test_file_names_are_checked(start_standin: StartStandin, tmp_path: Path, nam
 
     assert answer.status_code == 400
     assert answer.json()["error"]["message"] == "Invalid filename"
+
+
+def test_hollow_restores(start_standin: StartStandin, tmp_path: Path) -> None:
+    """On request, a restore succeeds and brings nothing back."""
+    standin = start_standin("--slot-save-path", str(tmp_path), "--hollow-after", "1")
+    standin.client.post("/v1/chat/completions", json={**CHAT, "id_slot": 0})
+    saved = act(standin, 0, "save", "a.bin").json()["n_saved"]
+    reused = []
+    for _ in range(2):
+        assert saved == act(standin, 0, "restore", "a.bin").json()["n_restored"]
+        answer = standin.client.post("/v1/chat/completions", json={**CHAT, "id_slot": 0})
+        reused.append(answer.json()["timings"]["cache_n"])
+
+    assert reused[0] > reused[1] == 0
+
+
+def test_slots_that_can_only_be_extended(start_standin: StartStandin) -> None:
+    """On request, a slot is of no use to a prompt that leaves out the end of what it holds."""
+    standin = start_standin("--extend-only")
+    reused = []
+    for prompt in ("one two three ", "one two three four ", "one two "):
+        answer = standin.client.post("/completion", json={"prompt": prompt, "n_predict": 0, "id_slot": 0})
+        reused.append(answer.json()["timings"]["cache_n"])
+
+    assert reused == [0, 3, 0]
