@@ -48,7 +48,7 @@ class Keeper:
         self._table: SlotTable[Spawn] = SlotTable()
         self._vault = Vault(engine, shelf, self.policy, self._table)
         self._savers: dict[Spawn, Saver] = {}
-        self.store.is_in_slot = lambda session: self._table.place_of(session.id) is not None
+        self.store.is_in_slot = lambda session: self._table.holds(session.id)
         engine.before_end = self.save_all
 
     # ---- one turn
@@ -272,7 +272,7 @@ class Keeper:
 
     def _let_go(self, session: Session) -> None:
         """Forget a session that is nowhere and that nobody would miss."""
-        if session.turn_lock.locked() or session.is_worth_keeping or self._table.place_of(session.id) is not None:
+        if session.turn_lock.locked() or session.is_worth_keeping or self._table.holds(session.id):
             return
         self.store.discard(session)
 

@@ -95,6 +95,10 @@ class SlotTable(Generic[Worker]):
             return None
         return place
 
+    def holds(self, session: str) -> bool:
+        """Whether a slot has a session's KV, even if somebody else is about to take that place: who does saves it."""
+        return session in self._place_of
+
     def choose(self, wish: Wish, free: Collection[Place[Worker]], now: float) -> Place[Worker] | None:
         """The best of the free places; None: the wished one is not free just now, and worth waiting for."""
         own = self.place_of(wish.session)

@@ -356,6 +356,7 @@ def test_a_slot_that_another_takes_is_lost(table: SlotTable[str]) -> None:
     table.lend(B1, "bob")
 
     assert table.place_of("ann") is None
+    assert table.holds("ann")  # until whoever comes has saved it
     assert B0 == table.choose(Wish("ann"), [B0], 1)
     table.hold(B0, "ann", turns=2, now=1)
     assert (B0, None) == (table.place_of("ann"), table[B1].holder)
