@@ -148,7 +148,7 @@ def session_sections(model: Path, memory: Path, **sections: dict[str, Any]) -> d
 
 def make_slow_gguf(path: Path, *, seed: int = 0) -> Path:
     """A model with little to save and much to compute, so that saving pays even where turns are short."""
-    return make_llama_gguf(path, ff=32768, half=True, seed=seed)
+    return make_llama_gguf(path, ff=8192, half=True, seed=seed)
 
 
 @contextmanager

@@ -626,7 +626,7 @@ async def _stop_while_it_writes(folder: Path, pid: int) -> Path:
 
 def _make_large_gguf(path: Path) -> Path:
     """A model of which so much is saved that it takes a while."""
-    return make_llama_gguf(path, dim=256, layers=8, heads=4, kv_heads=4)
+    return make_llama_gguf(path, dim=256, layers=24, heads=4, kv_heads=4)
 
 
 def _gist(turn: Turn) -> tuple[str, str, int]:
