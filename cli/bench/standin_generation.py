@@ -58,8 +58,8 @@ class Generation:
         slot.last = self
         if self._may_reuse:
             shared = _shared_prefix(slot.text, self.prompt) // 4
-            if self._engine.options.faults.extend_only and shared < len(slot.text) // 4:
-                shared = 0
+            if self._engine.options.faults.extend_only and shared + 1 < count_tokens(slot.text):
+                shared = 0  # the last token is often a part of one: padded, where it was restored
             self.cached_tokens = max(0, min(shared, self.prompt_tokens - 1))
         slot.text = self.prompt
         for other in [other for other in self._engine.slots if other is not slot][: self._choices - 1]:
