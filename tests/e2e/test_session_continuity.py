@@ -147,13 +147,14 @@ async def test_a_restart_costs_nothing(tmp_path: Path, memory: Path, slots: int,
 
 @families
 async def test_every_family_survives_a_restart(tmp_path: Path, memory: Path, family: str) -> None:
-    """What the disk has of a conversation is enough, whatever memory its model has; the verdict is remembered."""
+    """What the disk has of a conversation is enough, also for another slot count; the verdict is remembered."""
     make, _ = MODELS[family]
     config = session_config(make(tmp_path / "model.gguf"), memory)
     alone = await _talk_alone(tmp_path, config, _three_turns)
     alice = Conversation(user="alice", max_tokens=ANSWER)
     turns, verdicts = [], []
-    for text in (FIRST, SECOND, THIRD):
+    for text, slots in ((FIRST, 2), (SECOND, 3), (THIRD, 1)):
+        config = session_config(tmp_path / "model.gguf", memory, server={"max_slots": slots})
         async with serving(tmp_path / "home", {"chat": config}) as served:
             verdicts.append(keeper(served).policy.verdict)
             turns.append(await alice.say(served.client, text))
