@@ -36,7 +36,7 @@ class Vault:
         self._policy = policy
         self._table = table
         self._deadly: Counter[str] = Counter()
-        """Files during whose restore the worker died; it may have been somebody else's doing."""
+        """Files during whose restore the worker died, since it last went well; it may have been others' doing."""
 
     async def save(self, place: Place[Spawn], session: Session) -> None:
         """Save what a slot holds of a session. What cannot be saved is told in the log and changes nothing.
@@ -135,6 +135,7 @@ class Vault:
                 self._store.quarantine(owner, snapshot)
                 self._scribe.note(owner)
             return False
+        self._deadly.pop(snapshot.file, None)
         return True
 
 
