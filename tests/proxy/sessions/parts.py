@@ -132,4 +132,8 @@ async def parts(folder: Path, memory: Path, *flags: str, **settings: Any) -> Asy
         shelf = Shelf(keeper.store, keeper.scribe)
         table: SlotTable[Spawn] = SlotTable()
         table.add_worker(served.spawn(), config.server.max_slots)
-        yield Parts(served, shelf, keeper.policy, table, Vault(served.engine(), shelf, keeper.policy, table))
+        made = Parts(served, shelf, keeper.policy, table, Vault(served.engine(), shelf, keeper.policy, table))
+        for slot in range(config.server.max_slots):  # before its first prompt the stand-in tells nothing of a slot
+            await hold_prompt(served.spawn().client, slot, STORY)
+            await made.empty(slot)
+        yield made
