@@ -447,3 +447,57 @@ async def test_what_is_not_saved_is_erased_between_owners(tmp_path: Path) -> Non
         turns = [await Person(served, "x", user=user).say() for user in ("ann", "ben")]
 
     assert [("new", 0), ("new", 0)] == [(turn.label, turn.cached) for turn in turns]
+
+
+# ---- when it is saved
+
+
+async def test_a_save_waits_while_a_neighbour_streams(tmp_path: Path) -> None:
+    """It would be held up; as soon as it is done, the save is made."""
+    async with sessions_served(tmp_path) as served, connect(served.port) as neighbour:
+        await neighbour.send(http_request(endless()))
+        await eventually(lambda: served.leases().free == 1)
+        ann = Person(served, "ann")
+        turns = [await ann.say() for _ in range(3)]
+        (session,) = [sessions_of(served)[turn.session] for turn in turns[:1]]
+        before = session.newest
+        neighbour.leave()
+        await until_saved(served, session.id)
+
+    assert before is None
+    assert ["new", "hot", "hot"] == [turn.label for turn in turns]
+    assert turns[-1].total == (session.newest.tokens if session.newest else 0)
+
+
+async def test_a_slot_that_is_needed_is_saved_at_once(tmp_path: Path) -> None:
+    """Whoever needs it does not wait for a neighbour, and nothing is lost."""
+    async with sessions_served(tmp_path) as served, connect(served.port) as neighbour:
+        await neighbour.send(http_request(endless()))
+        await eventually(lambda: served.leases().free == 1)
+        ann, ben = Person(served, "ann"), Person(served, "ben")
+        turns = [await ann.say(), await ben.say(), await ann.say()]
+
+    assert ["new", "new", "warm"] == [turn.label for turn in turns]
+
+
+# ---- restores that save nothing
+
+
+async def test_restores_that_save_nothing_are_given_up(tmp_path: Path) -> None:
+    """After those of three users in a row, this engine saves and restores no more; everybody is served all the same."""
+    keyring = Keyring()
+    for name in "abc":
+        keyring.add(name, Principal(name))
+    with memory_folder() as memory:
+        config = session_config(tmp_path, memory, **ONE_SLOT, engine={"extra_args": ("--hollow-after", "2")})
+        async with serving(tmp_path, {"chat": config}, keyring=keyring) as served:
+            people = [Person(served, name, headers={"Authorization": f"Bearer {name}"}) for name in "abc"]
+            turns = [await person.say() for _ in range(3) for person in people]
+            verdict = keeper_of(served).policy.verdict
+            hollow = [session.hollow for session in sessions_of(served).values()]
+
+    assert ["new"] * 3 + ["warm"] * 3 + ["new"] * 3 == [turn.label for turn in turns]
+    assert {0} == {turn.cached for turn in turns}
+    assert verdict is not None
+    assert not verdict.is_worth_saving
+    assert [1, 1, 1] == hollow[:3]
