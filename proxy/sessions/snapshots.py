@@ -114,14 +114,24 @@ def check(path: Path, snapshot: Snapshot) -> SlotFile:
         OSError: it cannot be read just now.
     """
     with _mapped(path) as data:
-        if len(data) != snapshot.size_bytes:
-            raise SlotFileError(f"{len(data)} bytes instead of {snapshot.size_bytes}")
-        if checksum_of(data) != snapshot.checksum:
-            raise SlotFileError("its checksum is another")
+        _compare(data, snapshot)
         file = parse(data)
     if file.tokens != snapshot.tokens:
         raise SlotFileError(f"{file.tokens} tokens instead of {snapshot.tokens}")
     return file
+
+
+def check_bytes(path: Path, snapshot: Snapshot) -> None:
+    """Whether a file is, byte for byte, still what was saved. Blocks and raises as `check`."""
+    with _mapped(path) as data:
+        _compare(data, snapshot)
+
+
+def _compare(data: memoryview, snapshot: Snapshot) -> None:
+    if len(data) != snapshot.size_bytes:
+        raise SlotFileError(f"{len(data)} bytes instead of {snapshot.size_bytes}")
+    if checksum_of(data) != snapshot.checksum:
+        raise SlotFileError("its checksum is another")
 
 
 def _accept(path: Path, saved: Saved, tokens: int, fingerprint: str) -> Snapshot:

@@ -29,8 +29,9 @@ from typing import Any, Literal
 import orjson
 from filelock import FileLock, Timeout
 
-from hugind.proxy.sessions import atrest, sweeper
+from hugind.proxy.sessions import atrest, snapshots, sweeper
 from hugind.proxy.sessions.record import Session, Snapshot
+from hugind.proxy.sessions.slotfile import SlotFileError
 from hugind.proxy.sessions.transcript import Match, Scope, Talk, TranscriptIndex
 from hugind.supervisor.config import SessionsSection
 from hugind.supervisor.errors import ConfigError
@@ -287,13 +288,17 @@ class Store:
                     return False
                 suffix = "kvp" if self._is_packed else "kv"
                 target = self._owner_folder(session) / f"{session.id}.{secrets.token_hex(8)}.{suffix}"
+                # A bad one must not take the place of a good older one.
+                await asyncio.to_thread(snapshots.check_bytes, self.path(session, snapshot), snapshot)
                 await asyncio.to_thread(self._pack, session, self.path(session, snapshot), target)
                 session.disk = replace(snapshot, file=target.name)
                 await asyncio.to_thread(self.write_record, session)
                 if self.sessions.get(session.id) is not session:
                     raise OSError("it was forgotten meanwhile")
-            except (OSError, atrest.AtRestError) as error:
+            except (OSError, atrest.AtRestError, SlotFileError) as error:
                 session.disk = old
+                if isinstance(error, SlotFileError):
+                    self.quarantine(session, snapshot)
                 if target is not None:
                     _remove_stray(target)
                 logger.warning("session %s of '%s' was not copied to disk: %s", session.id, self.name, error)
