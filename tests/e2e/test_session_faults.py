@@ -219,6 +219,23 @@ async def test_a_linked_transcript_is_not_read(tmp_path: Path, memory: Path) -> 
     assert turn.prompt_tokens < 60
 
 
+async def test_what_became_bad_in_memory_is_not_copied(tmp_path: Path, memory: Path) -> None:
+    """The older copy on disk is good, and stays."""
+    config = session_config(make_slow_gguf(tmp_path / "model.gguf"), memory)
+    alice = Conversation(user="alice")
+    async with serving(tmp_path, {"chat": config}) as served:
+        first = await alice.say(served.client, FIRST)
+    async with serving(tmp_path, {"chat": config}) as served:
+        session = await until_saved(served, await alice.say(served.client, NEXT))
+        assert session.memory
+        _flip_share(0.5)(keeper(served).store.path(session, session.memory))
+    async with serving(tmp_path, {"chat": config}) as served:
+        back = await alice.say(served.client, NEXT)
+
+    assert "cold" == back.label
+    assert first.computed <= back.cached_tokens
+
+
 @pytest.mark.parametrize("how", ["compress", "encrypt"])
 @pytest.mark.parametrize("kind", ["truncated", "flipped", "longer"])
 async def test_what_is_packed_on_disk_is_bad(tmp_path: Path, memory: Path, how: str, kind: str) -> None:
