@@ -35,6 +35,8 @@ class Saver:
         policy: Policy,
         session_of: Callable[[Seat], Session | None],
         on_end: Callable[[], object],
+        *,
+        hold_back_s: float = HOLD_BACK_S,
     ) -> None:
         self._spawn = spawn
         self._leases = leases
@@ -42,6 +44,7 @@ class Saver:
         self._vault = vault
         self._policy = policy
         self._session_of = session_of
+        self._hold_back_s = hold_back_s
         self._woken = asyncio.Event()
         self._is_stopped = False
         self._task = tasks.start(self._run(), f"save idle slots of {spawn.process.pid}")
@@ -64,33 +67,25 @@ class Saver:
         is_all = True
         while not self._is_stopped:
             try:
-                async with asyncio.timeout(None if is_all else HOLD_BACK_S):
+                async with asyncio.timeout(None if is_all else self._hold_back_s):
                     await self._woken.wait()
             except TimeoutError:
                 pass
             self._woken.clear()
             if not self._is_stopped:
-                is_all = await self._save_what_can_be()
-
-    async def _save_what_can_be(self) -> bool:
-        """False: something is held back."""
-        try:
-            return await self._save_idle()
-        except WorkerUnreachable as error:
-            logger.warning("not saved: %s", error.message)
-        except Exception:
-            # A bug here must not end the saving of every later turn.
-            logger.exception("saving idle slots of %d broke", self._spawn.process.pid)
-        return True
+                is_all = await self._save_idle()
 
     async def _save_idle(self) -> bool:
+        """False: something is held back."""
         is_all = True
         for place in self._table.places(self._spawn):
+            if self._is_stopped:
+                break
             seat = self._table[place]
             session = self._session_of(seat)
             if session is None or not seat.is_dirty or seat.has_failed or not self._policy.is_worth_saving(seat.tokens):
                 continue
-            is_overdue = time.monotonic() - seat.used_at > HOLD_BACK_S
+            is_overdue = time.monotonic() - seat.used_at > self._hold_back_s
             may_save = is_overdue or self._leases.is_quiet(self._spawn)
             lease = self._leases.take(place) if may_save else None
             if lease is None:
@@ -98,6 +93,13 @@ class Saver:
                 continue
             try:
                 await self._vault.save(place, session)
+            except WorkerUnreachable as error:
+                logger.warning("not saved: %s", error.message)
+                return True
+            except Exception:
+                # A bug that one session meets must not end the saving of the others, nor of every later turn.
+                logger.exception("saving session %s broke", session.id)
+                seat.has_failed = True
             finally:
                 self._leases.release(lease)
         return is_all
