@@ -49,14 +49,10 @@ class Scribe:
         while True:
             self._woken.clear()
             now = time.monotonic()
-            try:
-                await self._write(now)
-                if now - self._swept_at > SWEEP_INTERVAL_S:
-                    self._swept_at = now
-                    await self._store.sweep()
-            except Exception:
-                # What cannot be written of one session must not end the writing of all.
-                logger.exception("writing down the sessions of '%s' broke", self._store.name)
+            await self._write(now)
+            if now - self._swept_at > SWEEP_INTERVAL_S:
+                self._swept_at = now
+                await self._sweep()
             next_at = min((due.copy_at for due in self._due.values()), default=now + SWEEP_INTERVAL_S)
             try:
                 async with asyncio.timeout(min(max(next_at - now, 0), SWEEP_INTERVAL_S)):
@@ -65,11 +61,11 @@ class Scribe:
                 pass
 
     async def flush(self) -> None:
-        """Write everything down now, snapshots included."""
+        """Write everything down now, snapshots included. What cannot be written is told in the log."""
         await self._write(float("inf"))
         for session in list(self._store.sessions.values()):
             if session.is_worth_keeping and not self._store.is_on_disk(session):
-                await self._store.copy_to_disk(session)
+                await self._copy(session)
 
     def noted(self, session: Session) -> list[Any] | None:
         """What was said last, where it may not be written yet."""
@@ -84,27 +80,41 @@ class Scribe:
                     self._forget(session_id, due)
                     continue
                 if not due.is_written:
-                    due.is_written = True  # also where that breaks: it would break for ever
-                    due.is_written = await tasks.finish(self._write_down(session, due), "write a session down")
+                    await tasks.finish(self._write_down(session, due), "write a session down")
                 if due.copy_at <= until:
                     self._forget(session_id, due)
                     if session.memory is not None and self._store.settings.disk_gb:
-                        await tasks.finish(self._store.copy_to_disk(session), "copy a session to disk")
+                        await tasks.finish(self._copy(session), "copy a session to disk")
 
     def _forget(self, session_id: str, due: _Due) -> None:
         if self._due.get(session_id) is due:  # nothing newer came meanwhile
             del self._due[session_id]
 
-    async def _write_down(self, session: Session, due: _Due) -> bool:
-        """False: it was not possible, and is tried again when something else is written, until the copy is due."""
+    async def _write_down(self, session: Session, due: _Due) -> None:
+        """What is not possible is tried again when something else is written, until the copy is due."""
+        due.is_written = True
         try:
             async with session.kv_lock:
                 if self._store.sessions.get(session.id) is not session:  # forgotten meanwhile: nothing may come back
-                    return True
+                    return
                 if due.messages is not None:
                     await asyncio.to_thread(self._store.write_messages, session, due.messages)
                 await asyncio.to_thread(self._store.write_record, session)
-            return True
         except (OSError, AtRestError) as error:
             logger.warning("session %s of '%s' was not written down: %s", session.id, self._store.name, error)
-            return False
+            due.is_written = False
+        except Exception:
+            # A bug that one session meets must not end the writing of the others; it would meet it again.
+            logger.exception("writing down session %s of '%s' broke", session.id, self._store.name)
+
+    async def _copy(self, session: Session) -> None:
+        try:
+            await self._store.copy_to_disk(session)
+        except Exception:
+            logger.exception("copying session %s of '%s' to disk broke", session.id, self._store.name)
+
+    async def _sweep(self) -> None:
+        try:
+            await self._store.sweep()
+        except Exception:
+            logger.exception("sweeping the sessions of '%s' broke", self._store.name)
