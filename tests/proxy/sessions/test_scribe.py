@@ -45,19 +45,21 @@ class SlowStore(Store):
         self.may_write.set()
         self.writes: list[str] = []
         self.breaks: Exception | None = None
+        self.bad: Session | None = None
+        """Only this one breaks; None: whichever."""
 
     def write_record(self, session: Session) -> None:
-        self._write("record")
+        self._write("record", session)
         super().write_record(session)
 
     def write_messages(self, session: Session, messages: list[Any]) -> None:
-        self._write(f"messages {len(messages)}")
+        self._write(f"messages {len(messages)}", session)
         super().write_messages(session, messages)
 
-    def _write(self, what: str) -> None:
+    def _write(self, what: str, session: Session) -> None:
         self.writes.append(what)
         assert self.may_write.wait(20)
-        if self.breaks:
+        if self.breaks and self.bad in (None, session):
             raise self.breaks
 
 
@@ -176,6 +178,24 @@ async def test_flush_leaves_nothing_undone(store: SlowStore, tmp_path: Path, mem
     assert all(session.disk for session in found.values())
     assert ["said"] == following.read_messages(found[noted.id])
     assert short.id not in found
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("a bug")])
+async def test_flush_writes_what_it_can(store: SlowStore, error: Exception) -> None:
+    """One that cannot be written costs no other."""
+    later(store)
+    bad, *good = [store.create(talk_of(text)) for text in ("one", "two", "three")]
+    for session in (bad, *good):
+        save(store, session)
+    scribe = Scribe(store)
+    store.bad, store.breaks = bad, error
+    scribe.note(bad, ["said"])
+    scribe.note(good[0], ["said"])
+    await scribe.flush()
+
+    assert all(store.is_on_disk(session) for session in good)
+    assert ["said"] == store.read_messages(good[0])
+    assert store.read_messages(bad) is None
 
 
 async def test_nothing_is_written_in_part(store: SlowStore) -> None:
