@@ -110,6 +110,38 @@ async def test_every_answer_says_who_it_is_and_what_it_cost() -> None:
     assert client.exchange.is_complete
 
 
+async def test_a_session_is_told_once_it_is_known() -> None:
+    """Where it was, which it is, and what it took to bring it back; before that, nothing."""
+    before, after = FakeClient(), FakeClient()
+    after.exchange.session, after.exchange.restore_s = ("warm", "ses_1"), 0.25
+    for client in (before, after):
+        await client.exchange.respond(200, {})
+    headers = dict(after.got[0]["headers"])
+
+    assert not any(name.startswith(b"x-hugind-session") for name, _ in before.got[0]["headers"])
+    assert (b"warm", b"ses_1") == (headers[b"x-hugind-session"], headers[b"x-hugind-session-id"])
+    assert headers[b"x-hugind-restore-ms"] == b"250.000"
+
+
+async def test_waiting_is_not_our_overhead() -> None:
+    """Neither for a slot, nor for a session to be brought back, nor for the engine."""
+    client = FakeClient()
+    client.exchange.queue_s, client.exchange.restore_s, client.exchange.upstream_s = 100, 10, 1
+    await client.exchange.respond(200, {})
+
+    assert float(dict(client.got[0]["headers"])[b"x-hugind-overhead-ms"]) < -110_000
+
+
+async def test_an_engine_is_heard_when_it_answers() -> None:
+    """That says that the request was read."""
+    exchange = FakeClient().exchange
+    exchange.sent_upstream()
+    before = exchange.was_heard
+    exchange.heard_upstream()
+
+    assert (False, True) == (before, exchange.was_heard)
+
+
 async def test_request_ids_differ() -> None:
     """No two requests share an id."""
     assert len({FakeClient().exchange.request_id for _ in range(3)}) == 3

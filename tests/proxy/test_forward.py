@@ -15,7 +15,7 @@ import pytest
 from hugind.proxy.dialects.anthropic import MessageStream
 from hugind.proxy.dialects.openai import ChatAssembler
 from hugind.proxy.errors import ApiError
-from hugind.proxy.forward import assemble, engine_error, relay_stream, relay_translated
+from hugind.proxy.forward import TAIL_CHUNKS, assemble, engine_error, relay_stream, relay_translated, timings_at_end
 from hugind.supervisor.errors import StreamCut
 from hugind.supervisor.llama.client import WorkerClient
 from hugind.supervisor.llama.command import UnixEndpoint
@@ -114,6 +114,76 @@ async def test_a_refusal_keeps_its_words(tmp_path: Path, body: bytes, message: s
         error = await engine_error(response)
 
     assert (400, message, kind) == (error.status, error.message, error.kind)
+
+
+# ---- what is learned on the way
+
+TIMINGS = (
+    b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":1},"timings":{"cache_n":7,"prompt_n":2}}\n\n'
+)
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":1}}\n\n'
+
+
+@pytest.mark.parametrize("end", [TIMINGS + DONE, TIMINGS + USAGE + DONE, TIMINGS])
+@pytest.mark.parametrize("cut", [10_000, 50, 30])
+async def test_figures_are_read_from_the_end(tmp_path: Path, end: bytes, cut: int) -> None:
+    """The engine's own, however it cuts its stream; the client gets the same bytes as ever."""
+    client, stream = FakeClient(), HELLO * 20 + STOP + end
+    chunks = [stream[: len(stream) - len(end)]] + [end[at : at + cut] for at in range(0, len(end), cut)]
+    async with answering(tmp_path, *chunks) as (spawn, response):
+        await relay_stream(client.exchange, spawn, response)
+    told = client.exchange.timings
+
+    assert stream == client.body
+    assert {"cache_n": 7, "prompt_n": 2} == told or len(chunks) > TAIL_CHUNKS + 1
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b"",
+        DONE,
+        HELLO + DONE,
+        b'"timings":{"cache_n":7}}\n\n' + DONE,
+        b'data: {"timings":{"cache_n":\n\n',
+        b'data: {"timings":{"cache_n":7}\n\n',
+        b'data: ["timings":{}]\n\n',
+        b'data: {"x":{"timings":{"cache_n":7}}}\n\n',
+    ],
+)
+def test_figures_that_are_not_there(tail: bytes) -> None:
+    """Nothing is made up, and nothing breaks."""
+    assert timings_at_end(tail) is None
+
+
+def test_words_are_no_figures() -> None:
+    """An answer may talk about timings as much as it likes: it is text, and the figures come after it."""
+    said = b'data: {"choices":[{"delta":{"content":"\\"timings\\":{\\"cache_n\\":1}"}}]}\n\n'
+
+    assert timings_at_end(said + DONE) is None
+    assert {"cache_n": 7, "prompt_n": 2} == timings_at_end(said + TIMINGS + DONE)
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+async def test_a_stream_is_recorded_where_it_is_wanted(tmp_path: Path, is_wanted: bool) -> None:
+    """As the engine sent it, whether the client gets it as it is, translated or put together."""
+    stream = b"data: null\n\n" + HELLO + STOP + TIMINGS + DONE
+    chunks = [stream[at : at + 11] for at in range(0, len(stream), 11)]
+    for number, way in enumerate(("relayed", "translated", "assembled")):
+        exchange = FakeClient().exchange
+        exchange.recorded = [] if is_wanted else None
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        async with answering(folder, *chunks) as (spawn, response):
+            if way == "relayed":
+                await relay_stream(exchange, spawn, response)
+            elif way == "translated":
+                await relay_translated(exchange, spawn, response, MessageStream("m"))
+            else:
+                await assemble(exchange, spawn, response, ChatAssembler())
+
+        assert (stream if is_wanted else None) == (None if exchange.recorded is None else b"".join(exchange.recorded))
+        assert way == "relayed" or exchange.timings == {"cache_n": 7, "prompt_n": 2}
 
 
 @asynccontextmanager
