@@ -1,222 +1,300 @@
-"""Histories that are kept here: clients send what is new, and nobody else's words are in them."""
+"""What was said is remembered for those who need it later: whole, as it would be said again, and nothing else."""
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
-from tests.eventually import eventually
-from tests.proxy.serving import Served, connect, endless, http_request
-from tests.proxy.sessions.chats import CHAT, LONG, Person, Turn, sessions_of, sessions_served, turn_of
-from tests.proxy.sessions.storing import files_in, memory_folder, needs_memory, sessions_folder
+from hugind.proxy.sessions.history import History
+from hugind.proxy.sessions.record import Session
+from hugind.proxy.sessions.selftest import Ability, Verdict
+from hugind.proxy.sessions.stores import Shelf
+from hugind.proxy.sessions.transcript import Talk
+from tests.proxy.serving import Served, chat, serving, standin_config
+from tests.proxy.sessions.parts import idle
+from tests.proxy.sessions.storing import ENGINE, memory_folder, needs_memory, talk_of
 
 pytestmark = needs_memory
 
-KEPT = {"X-Hugind-History": "server"}
-ONE_SLOT: Any = {"server": {"max_slots": 1}}
+CHAT = "/v1/chat/completions"
+
+Message = dict[str, Any]
 
 
-async def say(served: Served, text: str, *, user: str = "ann", headers: dict[str, str] = KEPT, **fields: Any) -> Turn:
-    """One new message, and nothing of what was said before."""
-    messages = [{"role": "user", "content": text}]
-    body = {"model": "chat", "messages": messages, "max_tokens": 4, "user": user, **fields}
-    return turn_of(await served.client.post(CHAT, json=body, headers=headers))
+def system(text: str) -> Message:
+    return {"role": "system", "content": text}
 
 
-def said(served: Served, turn: Turn) -> list[str]:
-    """What is remembered of a session, as far as it can be told from its texts."""
-    return [message["content"] for message in sessions_of(served)[turn.session].messages or []]
+def user(text: str) -> Message:
+    return {"role": "user", "content": text}
 
 
-async def test_only_what_is_new_is_sent(tmp_path: Path) -> None:
-    """The engine gets the whole conversation, the reply is remembered, and the KV is reused as ever."""
-    async with sessions_served(tmp_path) as served:
-        turns = [await say(served, LONG), await say(served, "and then?"), await say(served, "and then?")]
-        remembered = said(served, turns[-1])
-
-    assert [LONG, turns[0].text, "and then?", turns[1].text, "and then?", turns[2].text] == remembered
-    assert 1 == len({turn.session for turn in turns})
-    assert [False, True, True] == [turn.is_reused for turn in turns]
-    assert turns[2].tokens > turns[1].total
+def assistant(text: str) -> Message:
+    return {"role": "assistant", "content": text}
 
 
-async def test_it_is_the_same_as_sending_all(tmp_path: Path) -> None:
-    """The engine sees the same prompt as from a client that keeps its own history."""
-    async with sessions_served(tmp_path) as served:
-        ann = Person(served, "x")
-        own = [await ann.say(), await ann.say(), await ann.say()]
-        kept = [await say(served, text, max_tokens=8) for text in (ann.messages[0]["content"], *["and then?"] * 2)]
+class Remembering:
+    """A history over a real store. `shelf.scribe` writes when it is told."""
 
-    assert [turn.tokens for turn in own] == [turn.tokens for turn in kept]
+    def __init__(self, history: History, shelf: Shelf) -> None:
+        self.history = history
+        self.shelf = shelf
 
+    def session(self, *, is_kept: bool = True) -> Session:
+        """A new one."""
+        return self.shelf.store.create(talk_of("hello", name="mine", is_kept=is_kept))
 
-@pytest.mark.parametrize("is_stream", [True, False])
-async def test_streams_are_remembered_too(tmp_path: Path, is_stream: bool) -> None:
-    """However the client wanted the answer."""
-    async with sessions_served(tmp_path) as served:
-        body = {"model": "chat", "messages": [{"role": "user", "content": LONG}], "user": "ann", "stream": is_stream}
-        await served.client.post(CHAT, json={**body, "standin": {"reply": "once upon a time"}}, headers=KEPT)
-        turn = await say(served, "and then?")
-        remembered = said(served, turn)
-
-    assert [LONG, "once upon a time", "and then?", turn.text] == remembered
+    async def whole(self, session: Session, *messages: Message) -> list[Any]:
+        """What a request with these messages is to the engine."""
+        return await self.history.whole(session, talk(*messages, is_kept=True))
 
 
-@pytest.mark.parametrize("reply", ["breaks off", "is left", "is an error", "is refused"])
-async def test_what_did_not_come_to_its_end_was_not_said(tmp_path: Path, reply: str) -> None:
-    """Neither the question nor half an answer; the same question can be asked again."""
-    faults = {"breaks off": {"die_after_tokens": 2, "token_ms": 1}, "is an error": {"error_after_tokens": 0}}
-    async with sessions_served(tmp_path) as served:
-        first = await say(served, LONG)
-        body: dict[str, Any] = {"model": "chat", "messages": [{"role": "user", "content": "lost"}], "user": "ann"}
-        if reply == "is left":
-            async with connect(served.port) as client:
-                await client.send(http_request(endless(token_ms=1) | body, headers=("X-Hugind-History: server",)))
-                await client.reader.readuntil(b"tok")
-        elif reply == "is refused":
-            body["messages"][0]["content"] = "x" * 100_000
-            await served.client.post(CHAT, json=body, headers=KEPT)
-        else:
-            await served.client.post(CHAT, json={**body, "stream": True, "standin": faults[reply]}, headers=KEPT)
+def talk(*messages: Message, is_kept: bool = False) -> Talk:
+    return Talk(talk_of("hello").scope, (), messages=list(messages), is_kept=is_kept)
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder in memory, as `sessions.memory_folder`."""
+    with memory_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def at(tmp_path: Path, memory: Path) -> Iterator[Remembering]:
+    """Of a model that can be restored from any beginning."""
+    with idle(tmp_path, memory) as made:
+        made.policy.verdict = Verdict(Ability.ANY_PREFIX, "good")
+        shelf = made.shelf
+        yield Remembering(History(shelf, made.policy), shelf)
+
+
+@pytest.fixture
+def extended(tmp_path: Path, memory: Path) -> Iterator[Remembering]:
+    """Of a model that can only be extended."""
+    with idle(tmp_path, memory) as made:
+        made.policy.verdict = Verdict(Ability.EXTENSION, "good")
+        shelf = made.shelf
+        yield Remembering(History(shelf, made.policy), shelf)
+
+
+def stream(*deltas: dict[str, Any], error: str | None = None) -> list[bytes]:
+    """An engine's answer, as it was recorded: in pieces that end anywhere."""
+    chunks: list[dict[str, Any]] = [
+        {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas
+    ]
+    if error is None:
+        chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    else:
+        chunks.append({"error": {"code": 500, "message": error, "type": "server_error"}})
+    data = b"".join(
+        b"data: " + orjson.dumps({"id": "1", "model": "m", "created": 1, **chunk}) + b"\n\n" for chunk in chunks
+    )
+    data += b"" if error else b"data: [DONE]\n\n"
+    return [data[at : at + 7] for at in range(0, len(data), 7)]
+
+
+# ---- whole histories
+
+
+async def test_only_what_is_new_is_sent(at: Remembering) -> None:
+    """The engine gets all that was said so far, and what is new behind it."""
+    session = at.session()
+    first = await at.whole(session, system("Be brief."), user("Hello."))
+    at.history.note_reply(session, {"messages": first}, stream({"content": "Hi."}))
+    second = await at.whole(session, user("And then?"))
+
+    assert [system("Be brief."), user("Hello.")] == first
+    assert [system("Be brief."), user("Hello."), assistant("Hi."), user("And then?")] == second
+
+
+@pytest.mark.parametrize("before", [[], [system("Be brief.")], [system("Be brief."), system("Be kind.")]])
+@pytest.mark.parametrize("role", ["system", "developer"])
+async def test_another_system_prompt(at: Remembering, before: list[Message], role: str) -> None:
+    """It takes the place of those that there were, if there were any."""
+    session = at.session()
+    session.messages = [*before, user("Hello."), assistant("Hi.")]
+    after = {"role": role, "content": "Be wordy."}
+
+    assert [after, user("Hello."), assistant("Hi."), user("So?")] == await at.whole(session, after, user("So?"))
+
+
+async def test_what_was_written_down(at: Remembering) -> None:
+    """After a restart the history is read from the disk."""
+    session = at.session()
+    said = [user("Hello."), assistant("Hi.")]
+    session.turns = 1
+    at.shelf.scribe.note(session, said)
+    await at.shelf.scribe.flush()
+    session.messages = None
+
+    assert [*said, user("So?")] == await at.whole(session, user("So?"))
+
+
+async def test_nothing_was_said_yet(at: Remembering) -> None:
+    """A new session has no history, and a request without messages adds nothing."""
+    session = at.session()
+
+    assert [user("Hello.")] == await at.whole(session, user("Hello."))
+    assert [] == await at.history.whole(session, Talk(talk().scope, (), is_kept=True))
+
+
+async def test_asking_changes_nothing(at: Remembering) -> None:
+    """What is known stays as it was until the answer has come."""
+    session = at.session()
+    session.messages = [user("Hello."), assistant("Hi.")]
+    await at.whole(session, system("Be wordy."), user("So?"))
+
+    assert [user("Hello."), assistant("Hi.")] == session.messages
+
+
+# ---- replies
+
+
+async def test_a_reply(at: Remembering) -> None:
+    """It is remembered behind what was asked, and noted to be written down."""
+    session = at.session()
+    at.history.note_reply(session, {"messages": [user("Hello.")]}, stream({"content": "H"}, {"content": "i."}))
+
+    assert [user("Hello."), assistant("Hi.")] == session.messages == at.shelf.scribe.noted(session)
+
+
+async def test_thinking_is_left_out(at: Remembering) -> None:
+    """Clients do not send it again, and templates leave it out."""
+    session = at.session()
+    thought = stream({"reasoning_content": "Let me see."}, {"content": "Hi."})
+    at.history.note_reply(session, {"messages": [user("Hello.")]}, thought)
+
+    assert [user("Hello."), assistant("Hi.")] == session.messages
+
+
+async def test_tool_calls(at: Remembering) -> None:
+    """They are part of what was said."""
+    session = at.session()
+    call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    at.history.note_reply(session, {"messages": [user("Look.")]}, stream({"tool_calls": [call]}))
+
+    assert session.messages
+    (said,) = session.messages[1]["tool_calls"]
+    assert ("call_1", {"name": "look", "arguments": "{}"}) == (said["id"], said["function"])
+
+
+@pytest.mark.parametrize("recorded", [None, stream({"content": "Hi"}, error="Compute error."), stream()[:-8]])
+async def test_no_reply(at: Remembering, recorded: list[bytes] | None) -> None:
+    """What was not recorded, ended with an error or was cut off is not remembered."""
+    session = at.session()
+    before = session.messages = [user("Hello."), assistant("Hi.")]
+    at.history.note_reply(session, {"messages": [*before, user("So?")]}, recorded)
+
+    assert [user("Hello."), assistant("Hi.")] == session.messages
+    assert None is at.shelf.scribe.noted(session)
+
+
+async def test_a_reply_to_a_plain_prompt(extended: Remembering) -> None:
+    """It has no messages: nothing is remembered."""
+    session = extended.session(is_kept=False)
+    extended.history.note_reply(session, {"prompt": "Hello."}, stream({"content": "Hi."}))
+
+    assert None is session.messages
+
+
+async def test_a_reply_that_is_not_kept(extended: Remembering) -> None:
+    """It is remembered until the slot is saved, and not written down before."""
+    session = extended.session(is_kept=False)
+    extended.history.note_reply(session, {"messages": [user("Hello.")]}, stream({"content": "Hi."}))
+
+    assert [user("Hello."), assistant("Hi.")] == session.messages
+    assert None is extended.shelf.scribe.noted(session)
+
+
+# ---- requests
+
+
+async def test_what_a_request_says(at: Remembering) -> None:
+    """It is known from when it goes out, with all that shapes its prompt and nothing else."""
+    session = at.session(is_kept=False)
+    more = {"tools": [{"type": "function"}], "chat_template_kwargs": {"enable_thinking": False}}
+    at.history.note_request(session, {"messages": [user("Hello.")], "temperature": 1, **more})
+
+    assert ([user("Hello.")], more) == (session.messages, session.template)
+
+
+async def test_a_request_of_a_kept_session(at: Remembering) -> None:
+    """Nothing of it is remembered before the answer: an aborted turn was never said."""
+    session = at.session()
+    session.messages = [user("Hello."), assistant("Hi.")]
+    at.history.note_request(session, {"messages": [*session.messages, user("So?")]})
+
+    assert [user("Hello."), assistant("Hi.")] == session.messages
+
+
+async def test_a_plain_prompt(at: Remembering) -> None:
+    """It has no messages to remember."""
+    session = at.session(is_kept=False)
+    at.history.note_request(session, {"prompt": "Hello."})
+
+    assert (None, {}) == (session.messages, session.template)
+
+
+# ---- who wants the answer
+
+
+def test_nobody_wants_it(at: Remembering) -> None:
+    """The answer is not read where neither a history is kept nor a model can only be extended."""
+
+    assert [False, True] == [at.history.wants_reply(talk(user("Hello."), is_kept=kept)) for kept in (False, True)]
+
+
+def test_a_model_that_can_only_be_extended(extended: Remembering) -> None:
+    """The answers of its chats are wanted; a plain prompt cannot be rendered anew."""
+    plain = Talk(talk().scope, ())
+
+    assert [True, False] == [extended.history.wants_reply(one) for one in (talk(user("Hello.")), plain)]
+
+
+# ---- through a gateway
+
+
+@asynccontextmanager
+async def keeping(folder: Path, memory: Path) -> AsyncIterator[Served]:
+    """A gateway that keeps the histories of who says who they are."""
+    config = standin_config(folder, chat={"history": "server"}, sessions={"memory_folder": str(memory)})
+    async with serving(folder, {ENGINE: config}) as served:
+        yield served
+
+
+def say(text: str, **fields: Any) -> dict[str, Any]:
+    """A request of somebody whose history is kept."""
+    return chat(text, user="alice", **fields)
+
+
+async def test_an_aborted_turn(tmp_path: Path, memory: Path) -> None:
+    """Neither what was asked nor half an answer is remembered: the client may ask again."""
+    async with keeping(tmp_path, memory) as served:
+        slow = say("Wait!", stream=True, max_tokens=1000, standin={"token_ms": 5})
+        first = await served.client.post(CHAT, json=say("Hello.", standin={"reply": "Hi."}))
+        async with served.client.stream("POST", CHAT, json=slow) as response:
+            await anext(response.aiter_raw())
         await served.until_free(2)
-        second = await say(served, "and then?")
-        remembered = said(served, second)
+        (session,) = served.gateway.keeper(served.engine()).store.sessions.values()
 
-    assert first.session == second.session
-    assert [LONG, first.text, "and then?", second.text] == remembered
-
-
-async def test_each_has_their_own(tmp_path: Path) -> None:
-    """Another user, another name, or no history to be kept: another conversation."""
-    async with sessions_served(tmp_path) as served:
-        ann = await say(served, LONG)
-        others = [
-            await say(served, LONG, user="ben"),
-            await say(served, LONG, headers={**KEPT, "X-Hugind-Session": "other"}),
-            await say(served, LONG, headers={}),
-            await say(served, LONG, headers={"X-Hugind-History": "client"}),
-        ]
-        again = await say(served, "and then?")
-        remembered = [said(served, turn) for turn in (again, others[0], others[1])]
-
-    assert ann.session == again.session
-    assert ann.session not in {turn.session for turn in others}
-    assert [LONG, ann.text, "and then?", again.text] == remembered[0]
-    assert [[LONG, turn.text] for turn in others[:2]] == remembered[1:]
+        assert 200 == first.status_code
+        assert [user("Hello."), assistant("Hi.")] == session.messages
 
 
-async def test_several_conversations_of_one_user(tmp_path: Path) -> None:
-    """By the names that the client gives them."""
-    async with sessions_served(tmp_path) as served:
-        one, two = ({**KEPT, "X-Hugind-Session": name} for name in ("one", "two"))
-        first = [await say(served, f"{name} {LONG}", headers=name) for name in (one, two)]
-        second = [await say(served, "and then?", headers=name) for name in (one, two)]
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_a_turn(tmp_path: Path, memory: Path, is_streamed: bool) -> None:
+    """However it is answered, it is remembered."""
+    async with keeping(tmp_path, memory) as served:
+        for text, reply in (("Hello.", "Hi."), ("So?", "Well.")):
+            body = say(text, stream=is_streamed, standin={"reply": reply})
+            assert 200 == (await served.client.post(CHAT, json=body)).status_code
+        await served.until_free(2)
+        (session,) = served.gateway.keeper(served.engine()).store.sessions.values()
 
-    assert [turn.session for turn in first] == [turn.session for turn in second]
-    assert 2 == len({turn.session for turn in first})
-
-
-async def test_two_at_once_are_put_in_order(tmp_path: Path) -> None:
-    """No turn is lost, and each sees those before it."""
-    async with sessions_served(tmp_path) as served:
-        first = await say(served, LONG)
-        turns = await asyncio.gather(*(say(served, f"number {number}") for number in range(4)))
-        last = await say(served, "and then?")
-        remembered = said(served, last)
-
-    assert 1 == len({turn.session for turn in (first, *turns, last)})
-    assert {f"number {number}" for number in range(4)} < set(remembered)
-    assert 12 == len(remembered)
-
-
-async def test_another_system_prompt_takes_the_place_of_the_first(tmp_path: Path) -> None:
-    """And stays."""
-    async with sessions_served(tmp_path) as served:
-        for prompt in ("Be kind.", "Be brief."):
-            messages = [{"role": "system", "content": prompt}, {"role": "user", "content": LONG}]
-            body = {"model": "chat", "messages": messages, "user": "ann", "max_tokens": 4}
-            turn = turn_of(await served.client.post(CHAT, json=body, headers=KEPT))
-        turn = await say(served, "and then?")
-        remembered = said(served, turn)
-
-    assert ["Be brief.", LONG] == remembered[:2]
-    assert "Be kind." not in remembered
-    assert 7 == len(remembered)
-
-
-@pytest.mark.parametrize("sessions", [{}, {"encrypt": True}, {"enabled": False}], ids=str)
-async def test_the_next_gateway_remembers(tmp_path: Path, sessions: dict[str, Any]) -> None:
-    """Whether KV is saved or not: what was said is on disk, and with a key nobody else can read it."""
-    with memory_folder() as memory:
-        async with sessions_served(tmp_path, memory, sessions=sessions) as served:
-            first = await say(served, LONG)
-        async with sessions_served(tmp_path, memory, sessions=sessions) as served:
-            second = await say(served, "and then?")
-            remembered = said(served, second)
-    talks = [sessions_folder(tmp_path) / name for name in files_in(sessions_folder(tmp_path)) if ".talk" in name]
-
-    assert first.session == second.session
-    assert [LONG, first.text, "and then?", second.text] == remembered
-    assert 1 == len(talks)
-    assert not sessions.get("encrypt") or b"tale" not in talks[0].read_bytes()
-
-
-async def test_a_session_that_is_kept_is_not_dropped(tmp_path: Path) -> None:
-    """Too short to be saved, and out of its slot: what was said is known."""
-    async with sessions_served(tmp_path, **ONE_SLOT, sessions={"min_tokens": 10_000}) as served:
-        first = await say(served, "hello")
-        await Person(served, "ben").say()
-        second = await say(served, "and then?")
-        remembered = said(served, second)
-
-    assert (first.session, "new") == (second.session, second.label)
-    assert ["hello", first.text, "and then?", second.text] == remembered
-
-
-async def test_the_config_may_say_so(tmp_path: Path) -> None:
-    """`chat.history: server` keeps what has a name; a header says otherwise for one request."""
-    async with sessions_served(tmp_path, chat={"history": "server"}) as served:
-        first = await say(served, LONG, headers={})
-        second = await say(served, "and then?", headers={})
-        own = await say(served, "and then?", headers={"X-Hugind-History": "client"})
-        nameless = [await Person(served, "x").say() for _ in "ab"]
-
-    assert first.session == second.session != own.session
-    assert second.tokens > own.tokens
-    assert nameless[0].tokens == nameless[1].tokens
-
-
-@pytest.mark.parametrize("headers", [KEPT, {"X-Hugind-History": "elsewhere", "X-Hugind-Session": "a"}])
-async def test_what_cannot_be_kept(tmp_path: Path, headers: dict[str, str]) -> None:
-    """A history without a name, or kept by nobody we know, is the client's mistake."""
-    async with sessions_served(tmp_path) as served:
-        body = {"model": "chat", "messages": [{"role": "user", "content": "hello"}]}
-        answer = await served.client.post(CHAT, json=body, headers=headers)
-        await eventually(lambda: not sessions_of(served))
-
-    assert 400 == answer.status_code
-
-
-@pytest.mark.parametrize("flags", [(), ("--extend-only",)])
-async def test_a_reply_is_read_only_where_it_is_needed(tmp_path: Path, flags: tuple[str, ...]) -> None:
-    """Where any beginning can be restored, answers pass unread; else the conversation is saved with the last one."""
-    async with sessions_served(tmp_path, engine={"extra_args": flags}, sessions={"min_tokens": 10_000}) as served:
-        ann = Person(served, "ann")
-        turn = await ann.say()
-        remembered = said(served, turn)
-
-    assert [message["content"] for message in ann.messages[: 2 if flags else 1]] == remembered
-
-
-@pytest.mark.parametrize("flags", [(), ("--extend-only",)])
-async def test_a_model_that_can_only_be_extended_comes_back(tmp_path: Path, flags: tuple[str, ...]) -> None:
-    """Its slot is rendered as the next turn will begin, thinking left out, before it is saved."""
-    async with sessions_served(tmp_path, **ONE_SLOT, engine={"extra_args": flags}) as served:
-        ann, ben = Person(served, "ann"), Person(served, "ben")
-        turns = [turn for _ in range(3) for turn in (await ann.say(), await ben.say())]
-
-    assert ["new", "new", "warm", "warm", "warm", "warm"] == [turn.label for turn in turns]
-    assert all(turn.is_reused for turn in turns[2:])
+        assert [user("Hello."), assistant("Hi."), user("So?"), assistant("Well.")] == session.messages
