@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,58 @@ async def test_many_small_requests_at_once(tmp_path: Path) -> None:
         asked = [served.client.post("/tokenize", json={"content": "a"}) for _ in range(64)]
 
         assert {200} == {answer.status_code for answer in await asyncio.gather(*asked)}
+
+
+async def test_a_turn_is_settled_with_what_the_engine_says(tmp_path: Path) -> None:
+    """Its figures are read from streams and whole answers alike: how much is in the slot is known without asking."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:
+        keeper = served.gateway.keeper(served.engine())
+        for is_stream in (True, False):
+            answer = await served.client.post("/v1/chat/completions", json=chat(f"{is_stream}", stream=is_stream))
+            await served.until_free(2)
+            place, seat = keeper.held()[answer.headers["x-hugind-session-id"]]
+            (state,) = [state for state in await place.worker.client.slots(5) if state.id == place.slot]
+
+            assert state.tokens - 1 <= seat.tokens <= state.tokens + 1
+
+
+async def test_a_turn_that_died_is_a_turn(tmp_path: Path) -> None:
+    """The engine took it; the session lives, though what was in its slot is gone."""
+    header = {"X-Hugind-Session": "main"}
+    async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:
+        sessions = served.gateway.keeper(served.engine()).store.sessions
+        first = await served.client.post("/v1/chat/completions", json=chat(), headers=header)
+        session = sessions[first.headers["x-hugind-session-id"]]
+        body = chat(stream=True, standin={"die_after_tokens": 2, "token_ms": 1})
+        died = await served.client.post("/v1/chat/completions", json=body, headers=header)
+        await served.until_free(2)
+        known = session.turns, served.gateway.keeper(served.engine()).held()
+
+    assert first.headers["x-hugind-session-id"] == died.headers["x-hugind-session-id"]
+    assert (2, {}) == known
+
+
+async def test_a_session_is_not_told_of_what_needs_none(tmp_path: Path) -> None:
+    """Counting tokens is no turn."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:
+        answer = await served.client.post("/tokenize", json={"content": "a"})
+
+        assert "x-hugind-session" not in answer.headers
+        assert {} == served.gateway.keeper(served.engine()).store.sessions
+
+
+async def test_waiting_for_a_turn_counts_as_waiting(tmp_path: Path) -> None:
+    """Both for an earlier request of the session and for a slot; neither is our overhead."""
+    header = {"X-Hugind-Session": "main"}
+    body = chat(max_tokens=10, standin={"token_ms": 10})
+    async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:
+        post = partial(served.client.post, "/v1/chat/completions", json=body, headers=header)
+        answers = await asyncio.gather(post(), post())
+        waits = sorted(float(answer.headers["x-hugind-queue-ms"]) for answer in answers)
+        overheads = [float(answer.headers["x-hugind-overhead-ms"]) for answer in answers]
+
+    assert waits[0] < 90 <= waits[1]
+    assert max(overheads) < 90
 
 
 def _disconnect(served: Served, index: int) -> None:
