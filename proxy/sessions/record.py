@@ -95,9 +95,7 @@ class Session:
 
     @property
     def newest(self) -> Snapshot | None:
-        """The snapshot with most of the conversation in it; in memory, where both have the same."""
-        if self.memory and self.disk:
-            return self.disk if self.disk.saved_at > self.memory.saved_at else self.memory
+        """The last snapshot. The disk has a copy of that in memory, or an older one, or there is none in memory."""
         return self.memory or self.disk
 
     @property

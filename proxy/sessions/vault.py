@@ -81,8 +81,7 @@ class Vault:
         """
         for owner in self._owners(session, base):
             async with owner.kv_lock:  # a save that runs is waited for: what it makes is what is wanted
-                both = sorted(filter(None, (owner.memory, owner.disk)), key=lambda s: s.tokens, reverse=True)
-                for snapshot in both:
+                for snapshot in filter(None, (owner.memory, owner.disk)):  # the disk never has a later one
                     label: Label = "warm" if snapshot is owner.memory else "cold"
                     if await self._restore(place, owner, snapshot):
                         return "new" if owner is base else label

@@ -480,6 +480,29 @@ async def test_a_slot_that_is_needed_is_saved_at_once(tmp_path: Path) -> None:
     assert ["new", "new", "warm"] == [turn.label for turn in turns]
 
 
+async def test_the_latest_is_brought_back(tmp_path: Path) -> None:
+    """A snapshot of more tokens is not better if it is older: something was rendered otherwise, or shorter, since."""
+    async with sessions_served(tmp_path, **ONE_SLOT) as served:
+        ann = Person(served, "ann")
+        first = await ann.say("tell me", max_tokens=60)
+        session = sessions_of(served)[first.session]
+        await eventually(lambda: session.disk)
+        store = keeper_of(served).store
+        store.settings = store.settings.model_copy(update={"disk_after_s": 3600})
+        ann.messages[-1:] = []  # the client asks again
+        second = await ann.send([*ann.messages], max_tokens=2)
+        await until_saved(served, second.session)
+        sizes = [snapshot.tokens for snapshot in (session.memory, session.disk) if snapshot]
+        await Person(served, "ben").say()
+        third = await ann.send(
+            [*ann.messages, {"role": "assistant", "content": second.text}, {"role": "user", "content": "go on"}]
+        )
+
+    assert first.session == second.session == third.session
+    assert sizes[0] < sizes[1]
+    assert ("warm", True) == (third.label, third.cached >= second.total - 1)
+
+
 # ---- restores that save nothing
 
 

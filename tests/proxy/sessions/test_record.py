@@ -180,7 +180,7 @@ def test_owners_as_people_read_them() -> None:
 
 
 def test_the_newest_snapshot() -> None:
-    """The later one; in memory where both are the same, and whichever there is where there is one."""
+    """That in memory, whatever the clock said; whichever there is where there is one."""
     older, newer = replace(SNAPSHOT, saved_at=1.0), replace(SNAPSHOT, saved_at=2.0)
     session = Session(Owner("ann"), "chat", "f")
 
@@ -189,8 +189,8 @@ def test_the_newest_snapshot() -> None:
     assert session.newest is older
     session.memory = newer
     assert session.newest is newer
-    session.memory, session.disk = older, newer
-    assert session.newest is newer
+    session.memory, session.disk = older, newer  # the clock was put back
+    assert session.newest is older
     session.memory = replace(newer, file="other.kv")
     assert session.newest is session.memory
 
