@@ -34,6 +34,8 @@ class SystemPrompt:
         self._policy = policy
         self._text: str | None = None
         self._is_read = False
+        self._learning = asyncio.Lock()
+        """Workers start side by side, and one of them is enough."""
 
     async def learn(self, spawn: Spawn) -> None:
         """Read it, and have its KV saved, on a worker that nobody uses yet.
@@ -41,11 +43,12 @@ class SystemPrompt:
         Raises:
             WorkerUnreachable: the worker is gone.
         """
-        if not self._is_read:
-            self._text = await asyncio.to_thread(read_system_prompt, self._engine.config, self._engine.home)
-            self._is_read = True
-        if self.base is None and self._text is not None and self._policy.can_restore:
-            self.base = await self._compute(spawn, self._text)
+        async with self._learning:
+            if not self._is_read:
+                self._text = await asyncio.to_thread(read_system_prompt, self._engine.config, self._engine.home)
+                self._is_read = True
+            if not self._has_snapshot and self._text is not None and self._policy.can_restore:
+                self.base = await self._compute(spawn, self._text)
 
     def put_before(self, messages: Any) -> Any:
         """A chat's messages, behind the prompt if they bring none of their own."""
@@ -59,6 +62,11 @@ class SystemPrompt:
             return False
         return bool(messages[0].get("content") == self._text)
 
+    @property
+    def _has_snapshot(self) -> bool:
+        """Not where it failed its check, or somebody forgot it."""
+        return self.base is not None and self.base.newest is not None
+
     async def _compute(self, spawn: Spawn, text: str) -> Session | None:
         """None: it was not saved."""
         assert self._policy.identity is not None
@@ -70,9 +78,12 @@ class SystemPrompt:
         for old in [session for session in self._store.sessions.values() if session.owner == BASE_OWNER]:
             self._store.forget(old)
         try:
-            await hold_prompt(spawn.client, 0, await common_prompt(spawn.client, text))
-            snapshot = await snapshots.save(spawn.client, 0, self._store.slots.path, self._policy.fingerprint)
-            await spawn.client.erase(0)
+            prompt = await common_prompt(spawn.client, text)
+            try:
+                await hold_prompt(spawn.client, 0, prompt)
+                snapshot = await snapshots.save(spawn.client, 0, self._store.slots.path, self._policy.fingerprint)
+            finally:
+                await spawn.client.erase(0)
         except (SlotActionRefused, snapshots.SnapshotError) as error:
             logger.warning("%s: the system prompt was not saved: %s", self._engine.name, error)
             return None
