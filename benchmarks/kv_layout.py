@@ -38,13 +38,12 @@ async def main() -> None:
     seen: dict[str, dict[str, list[float]]] = {name: {} for name in layouts}
     with tempfile.TemporaryDirectory(prefix="kv-") as folder:
         for name, flags in layouts.items():
-            await _measure(seen[name], given, flags, Path(folder) / name)
+            await _measure(seen[name], given, flags, Path(folder))
     medians = {name: {key: statistics.median(values) for key, values in one.items()} for name, one in seen.items()}
     print(json.dumps({name: _costs(one) for name, one in medians.items()}, indent=2))  # noqa: T201 - a script's output
 
 
 async def _measure(seen: dict[str, list[float]], given: argparse.Namespace, flags: list[str], folder: Path) -> None:
-    folder.mkdir(mode=0o700)
     endpoint = UnixEndpoint(folder / "w.sock")
     context = SLOTS * (given.tokens + PROMPT_TOKENS + GENERATED + 64)
     binary = resolve_binary(given.binary)
@@ -56,7 +55,7 @@ async def _measure(seen: dict[str, list[float]], given: argparse.Namespace, flag
     process = await ChildProcess.spawn(argv, env={"LLAMA_API_KEY": "k"}, on_output=lambda _: None)
     client = WorkerClient(endpoint, "k")
     try:
-        while not await client.is_healthy(5):
+        while not await client.is_healthy(5):  # noqa: ASYNC110 - nobody tells when it is
             await asyncio.sleep(0.1)
         for round_ in range(given.rounds):
             for slot in range(1, SLOTS):
