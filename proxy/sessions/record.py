@@ -9,6 +9,7 @@ import secrets
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from types import NoneType
 from typing import Any, Literal, TypeVar
 
@@ -28,7 +29,7 @@ class Owner:
     principal: str
     user: str | None = None
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """A name for files that tells nothing and cannot be chosen."""
         said = json.dumps([self.principal, self.user])  # any separator could be part of a name
@@ -146,9 +147,14 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 """What JSON may hold where a field is annotated so. The others are made here."""
 
+_ANNOTATIONS: dict[type, dict[str, str]] = {
+    made: {f.name: str(f.type) for f in fields(made) if not f.metadata} for made in (Owner, Snapshot, Session)
+}
+"""Of all that is written down."""
+
 
 def _read(made: type[Read], values: dict[str, Any]) -> Read:
-    annotations = {f.name: str(f.type) for f in fields(made) if not f.metadata}
+    annotations = _ANNOTATIONS[made]
     for name, value in values.items():
         allowed = _TYPES.get(annotations[name])
         if allowed is not None and type(value) not in allowed:

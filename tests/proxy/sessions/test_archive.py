@@ -363,13 +363,13 @@ def test_what_cannot_be_archived(session: Session, messages: list[Any], data: by
 
 
 def test_newest(tmp_path: Path) -> None:
-    """Of two snapshots, the archive tells about the newer one."""
-    session = a_session(b"old")
-    session.disk = replace(snapshot_of(KV), saved_at=9999.0)
+    """Of two snapshots, the archive tells about the newer one: that in memory."""
+    session = a_session()
+    session.disk = replace(snapshot_of(b"old"), saved_at=9999.0)
     found = read_archive(io.BytesIO(archived(session, None, KV)), tmp_path, max_bytes=ROOMY)
     assert found.session.disk is not None
 
-    assert 9999.0 == found.session.disk.saved_at
+    assert 1234.5 == found.session.disk.saved_at
 
 
 FULL_DISK = """
