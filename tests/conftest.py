@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,11 @@ from tests.homes import remove_slot_folders
 # The machine is shared: how long an example takes says nothing about the code.
 settings.register_profile("hugind", deadline=None)
 settings.load_profile("hugind")
+
+
+# Started in the background of a shell, everything below would ignore Ctrl-C, and what is tested with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
