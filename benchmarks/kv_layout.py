@@ -44,7 +44,7 @@ async def main() -> None:
 
 
 async def _measure(seen: dict[str, list[float]], given: argparse.Namespace, flags: list[str], folder: Path) -> None:
-    endpoint = UnixEndpoint(folder / "w.sock")
+    endpoint = UnixEndpoint(folder / f"{flags[0].strip('-')}.sock")
     context = SLOTS * (given.tokens + PROMPT_TOKENS + GENERATED + 64)
     binary = resolve_binary(given.binary)
     argv = [
