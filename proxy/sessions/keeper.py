@@ -23,7 +23,7 @@ from hugind.proxy.sessions.saver import Saver
 from hugind.proxy.sessions.slots import Seat, SlotTable, Wish
 from hugind.proxy.sessions.stores import Shelf
 from hugind.proxy.sessions.system_prompt import SystemPrompt
-from hugind.proxy.sessions.transcript import Scope, Talk
+from hugind.proxy.sessions.transcript import Scope, Talk, begins_with
 from hugind.proxy.sessions.vault import Vault
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.errors import WorkerUnreachable
@@ -267,8 +267,7 @@ class Keeper:
         return session
 
     def _fits(self, session: Session, talk: Talk) -> bool:
-        known = session.chain
-        return talk.is_kept or not known or talk.chain[len(known) - 1 : len(known)] == known[-1:]
+        return talk.is_kept or begins_with(talk.chain, session.chain)
 
     def _let_go(self, session: Session) -> None:
         """Forget a session that is nowhere and that nobody would miss."""
@@ -295,7 +294,4 @@ class Keeper:
 
 def _is_beginning(evicted: Session, session: Session) -> bool:
     """Whether what a slot holds is the beginning of another session of the same owner: that may go on from there."""
-    if evicted is session.source:
-        return True
-    known = evicted.chain
-    return bool(known) and session.chain[len(known) - 1 : len(known)] == known[-1:]
+    return evicted is session.source or (bool(evicted.chain) and begins_with(session.chain, evicted.chain))

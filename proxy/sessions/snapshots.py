@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from hugind.proxy.sessions.atrest import private_file
 from hugind.proxy.sessions.checksum import checksum as checksum_of
 from hugind.proxy.sessions.rates import Rates
 from hugind.proxy.sessions.record import Snapshot
@@ -160,16 +161,9 @@ def _present(snapshot: Snapshot, source: Path, folder: Path, slots: int) -> Path
 
 
 def _write_pieces(source: Path, target: Path, pieces: list[bytes | slice]) -> None:
-    try:
-        with (
-            _mapped(source) as data,
-            os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "wb") as out,
-        ):
-            for piece in pieces:
-                out.write(piece if isinstance(piece, bytes) else data[piece])
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
+    with _mapped(source) as data, private_file(target) as out:
+        for piece in pieces:
+            out.write(piece if isinstance(piece, bytes) else data[piece])
 
 
 @contextmanager

@@ -355,7 +355,7 @@ class Store:
             path = folder / f"{session.id}.talk"
             temporary = path.with_name(f".{path.name}.tmp")
             temporary.unlink(missing_ok=True)
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "wb") as file:
+            with atrest.private_file(temporary) as file:
                 file.write(sealed)
                 file.flush()
                 os.fsync(file.fileno())

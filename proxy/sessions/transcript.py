@@ -79,6 +79,11 @@ def text_chain(scope: Scope, prompt: str) -> tuple[bytes, ...]:
     return _chain(_digest(scope.seed, b"text"), blocks)
 
 
+def begins_with(chain: tuple[bytes, ...], beginning: tuple[bytes, ...]) -> bool:
+    """Whether a chain goes on from another. Chained: an equal last digest means that all before it are equal."""
+    return chain[len(beginning) - 1 : len(beginning)] == beginning[-1:] if beginning else True
+
+
 def count_head(messages: Sequence[Any]) -> int:
     """How many messages at the start are no conversation yet."""
     count = 0
