@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from hugind.proxy.access.auth import ANONYMOUS
+from hugind.proxy.access.principal import ANONYMOUS
 from hugind.proxy.dialects import anthropic, openai
 from hugind.proxy.errors import ApiError, ClientGone
 from hugind.proxy.exchange import Exchange

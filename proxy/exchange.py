@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from starlette.types import Receive, Scope, Send
 
+from hugind.proxy.access.principal import ANONYMOUS
 from hugind.proxy.errors import ApiError, ClientGone
 
 OVERSIZE_DRAIN = 8
@@ -29,6 +30,14 @@ class Exchange:
         self.scope = scope
         self.receive = receive
         self.request_id = f"{_REQUEST_PREFIX}{next(_request_numbers):08x}"
+        self.principal = ANONYMOUS
+        """Who asks; `app` has authenticated them."""
+        self.end_user: str | None = None
+        """On whose behalf, where the key may say so."""
+        self.estimate_tokens = 0
+        """What the turn will cost at most, as far as can be told before it: prompt and answer."""
+        self.events = 0
+        """Events of the engine's stream that have come: about as many as tokens."""
         self.queue_s = 0.0
         """Time spent waiting for a slot, or for an engine to load."""
         self.upstream_s = 0.0

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hugind.proxy.access.auth import LOOPBACK_NAMES, Keyring, Principal
+from hugind.proxy.access.auth import LOOPBACK_NAMES, Keyring
+from hugind.proxy.access.principal import ALL_SCOPES, Principal
 from hugind.proxy.app import App
 from hugind.proxy.gateway import Gateway
 from hugind.proxy.reload import Reloader
@@ -203,7 +204,7 @@ def make_keyring(configs: dict[str, Config], environment: Environment, address: 
     keyring = _user_keys(configs, environment)
     require_key_beyond_loopback(address, keyring)
     require_key_for_each(configs, keyring)
-    keyring.add(token, Principal("control", is_admin=True))
+    keyring.add(token, Principal("control", scopes=ALL_SCOPES))
     return keyring
 
 

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+from urllib.parse import quote, urlencode
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -15,10 +17,44 @@ from hugind.supervisor.paths import Home, write_private
 from hugind.supervisor.yamlfile import load_model, parse_model
 
 
-class Settings(BaseModel):
-    """Defaults of this machine, in `<home>/settings.yml`. Frozen; unknown keys are refused."""
-
+class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AccessSettings(_Section):
+    """How users show who they are."""
+
+    path_keys: bool = Field(
+        False, description="Take keys from the path, /k/KEY/v1/..., for clients that can send no header."
+    )
+    stale_s: float = Field(
+        900, ge=0, description="While the database is away, keys that were known are good for so many seconds."
+    )
+
+
+class LimitSettings(_Section):
+    """What a user may ask for who has no limits of their own. 0: no limit."""
+
+    requests: int = Field(60, ge=0, description="Requests in any `window_s` seconds.")
+    window_s: float = Field(60, gt=0, le=86400, description="See `requests`.")
+    tokens_per_minute: int = Field(0, ge=0, description="Tokens in any minute, of prompts and answers.")
+    tokens_per_day: int = Field(0, ge=0, description="Tokens in any 24 hours.")
+    concurrent: int = Field(0, ge=0, description="Turns at the same time, waiting ones included.")
+    queued: int = Field(0, ge=0, description="Of these, so many may wait for a slot of one engine.")
+    store: Literal["memory", "database"] = Field(
+        "memory", description="Where it is counted: `database` is exact where several gateways share one."
+    )
+
+
+class UsageSettings(_Section):
+    """What is kept of requests."""
+
+    record_content: bool = Field(False, description="Keep what was asked and answered, too.")
+    retention_days: int = Field(0, ge=0, description="Rows are removed after so many days; 0: never. Sums stay.")
+
+
+class Settings(_Section):
+    """Defaults of this machine, in `<home>/settings.yml`. Frozen; unknown keys are refused."""
 
     lib: str | None = Field(None, description="The llama-server to use, a folder that holds one, or a libllama.")
     hf_token: SecretStr | None = Field(None, description="Token for gated repositories of the Hugging Face Hub.")
@@ -26,6 +62,13 @@ class Settings(BaseModel):
     port: int | None = Field(
         None, ge=0, le=65535, description="Port of the gateway where neither flag nor config says."
     )
+    database_url: SecretStr | None = Field(
+        None,
+        description="PostgreSQL for users and usage, postgresql://user:password@host/name; none: <home>/hugind.db.",
+    )
+    access: AccessSettings = AccessSettings()
+    limits: LimitSettings = LimitSettings()
+    usage: UsageSettings = UsageSettings()
 
 
 @dataclass(frozen=True)
@@ -36,26 +79,89 @@ class Environment:
     api_key: SecretStr | None
     host: str | None
     port: int | None
+    needs_key: bool = False
+    """LLAMA_PROXY_ENABLED: nobody is served without a key, not even on this machine."""
+    rate_limit: int | None = None
+    """Requests of a user in `rate_window_s`; 0: no limit. Beats the settings."""
+    rate_window_s: float | None = None
+    database_url: SecretStr | None = None
+
+
+DEFAULT_PROXY_PORT = 8001
 
 
 def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
-    """`HUGIND_HOME`, `LLAMA_API_KEY`, `LLAMA_SERVER_HOST`, `LLAMA_SERVER_PORT`. Empty counts as not set.
+    """What `HUGIND_HOME`, `DATABASE_URL`, `POSTGRES_AUTH_*`, `LLAMA_API_KEY`, `LLAMA_SERVER_*`, `LLAMA_PROXY_*` say.
+
+    With `LLAMA_PROXY_ENABLED` the gateway listens on `LLAMA_PROXY_HOST` (else `LLAMA_SERVER_HOST`) and
+    `LLAMA_PROXY_PORT` (8001). Empty counts as not set.
 
     Raises:
         ConfigError: a variable cannot be used.
     """
-    given = os.environ if variables is None else variables
-    key = given.get("LLAMA_API_KEY", "").strip()
-    port = given.get("LLAMA_SERVER_PORT", "").strip()
-    if port and not (port.isdecimal() and int(port) <= 65535):
-        raise ConfigError(f"LLAMA_SERVER_PORT must be a port number, not {port!r}")
-    root = Path(given.get("HUGIND_HOME", "").strip() or "~/.hugind").expanduser().absolute()
+    given = _Given(os.environ if variables is None else variables)
+    is_proxy = given.switch("LLAMA_PROXY_ENABLED")
+    host, port = given.text("LLAMA_SERVER_HOST"), given.number("LLAMA_SERVER_PORT", "a port number", 65535)
+    if is_proxy:
+        host = given.text("LLAMA_PROXY_HOST") or host
+        port = given.number("LLAMA_PROXY_PORT", "a port number", 65535)
+        port = DEFAULT_PROXY_PORT if port is None else port
+    window_s = given.number("LLAMA_PROXY_RATE_WINDOW_SECONDS", "a number of seconds", 86400)
+    if window_s == 0:
+        raise ConfigError("LLAMA_PROXY_RATE_WINDOW_SECONDS must be at least 1")
+    key, database_url = given.text("LLAMA_API_KEY"), given.text("DATABASE_URL") or _postgres_url(given)
     return Environment(
-        home=Home(root),
+        home=Home(Path(given.text("HUGIND_HOME") or "~/.hugind").expanduser().absolute()),
         api_key=SecretStr(key) if key else None,
-        host=given.get("LLAMA_SERVER_HOST", "").strip() or None,
-        port=int(port) if port else None,
+        host=host,
+        port=port,
+        needs_key=is_proxy,
+        rate_limit=given.number("LLAMA_PROXY_RATE_LIMIT", "a number of requests", 10**9),
+        rate_window_s=window_s,
+        database_url=SecretStr(database_url) if database_url else None,
     )
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Environment variables, read carefully."""
+
+    variables: Mapping[str, str]
+
+    def text(self, name: str) -> str | None:
+        return self.variables.get(name, "").strip() or None
+
+    def number(self, name: str, what: str, most: int) -> int | None:
+        text = self.text(name)
+        if text is not None and not (text.isdecimal() and int(text) <= most):
+            raise ConfigError(f"{name} must be {what}, not {text!r}")
+        return None if text is None else int(text)
+
+    def switch(self, name: str) -> bool:
+        text = (self.text(name) or "0").lower()
+        if text not in ("0", "1", "true", "false", "yes", "no", "on", "off"):
+            raise ConfigError(f"{name} must be 1 or 0, not {text!r}")
+        return text in ("1", "true", "yes", "on")
+
+
+def _postgres_url(given: _Given) -> str | None:
+    """From `POSTGRES_AUTH_HOST`, `_PORT`, `_DB`, `_USER`, `_PASSWORD` and `_SSLMODE`, as libpq's URIs are written."""
+    parts = {
+        name: given.text(f"POSTGRES_AUTH_{name}") for name in ("HOST", "PORT", "DB", "USER", "PASSWORD", "SSLMODE")
+    }
+    if not any(parts.values()):
+        return None
+    host, name, user = parts["HOST"], parts["DB"], parts["USER"]
+    if not host or not name or not user:
+        raise ConfigError("POSTGRES_AUTH_HOST, POSTGRES_AUTH_DB and POSTGRES_AUTH_USER are needed together")
+    port = given.number("POSTGRES_AUTH_PORT", "a port number", 65535) or 5432
+    who = quote(user, safe="") + (f":{quote(parts['PASSWORD'], safe='')}" if parts["PASSWORD"] else "")
+    query = {"sslmode": parts["SSLMODE"]} if parts["SSLMODE"] else {}
+    if host.startswith("/"):  # a folder with a UNIX socket
+        address, query = "", {"host": host, "port": str(port), **query}
+    else:
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"postgresql://{who}@{address}/{quote(name, safe='')}?{urlencode(query)}".rstrip("?")
 
 
 _WORKER_VARIABLES = (
@@ -85,7 +191,7 @@ def save_settings(home: Home, changes: Mapping[str, str | int | None]) -> Settin
     Raises:
         ConfigError: the file as it is cannot be read, or a value does not fit.
     """
-    merged = {**load_settings(home).model_dump(exclude_none=True), **changes}
+    merged = {**load_settings(home).model_dump(exclude_none=True, exclude_defaults=True), **changes}
     plain = {k: v.get_secret_value() if isinstance(v, SecretStr) else v for k, v in merged.items() if v is not None}
     text = yaml.safe_dump(plain, sort_keys=True)
     settings = parse_model(text, Settings, home.settings)

@@ -10,6 +10,8 @@ from hypothesis import settings
 
 from tests.homes import remove_slot_folders
 
+pytest_plugins = ["tests.databases"]
+
 # The machine is shared: how long an example takes says nothing about the code.
 settings.register_profile("hugind", deadline=None)
 settings.load_profile("hugind")

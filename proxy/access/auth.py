@@ -6,29 +6,13 @@ import base64
 import binascii
 import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import replace
 
+from hugind.proxy.access.principal import ANONYMOUS, Principal
 from hugind.proxy.errors import ApiError
 from hugind.proxy.exchange import Exchange
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-
-
-@dataclass(frozen=True)
-class Principal:
-    """Somebody who may use the gateway."""
-
-    name: str
-    engines: frozenset[str] | None = None
-    """The engines that it may use; None: all."""
-    is_admin: bool = False
-
-    def may_use(self, engine: str) -> bool:
-        """Whether the engine exists as far as this principal is concerned."""
-        return self.engines is None or engine in self.engines
-
-
-ANONYMOUS = Principal("anonymous")
 
 
 class Keyring:
@@ -47,7 +31,7 @@ class Keyring:
         known = self._principals.get(digest)
         if known is not None:
             engines = None if None in (known.engines, principal.engines) else _both(known, principal)
-            principal = Principal(known.name, engines, known.is_admin or principal.is_admin)
+            principal = replace(known, engines=engines, scopes=known.scopes | principal.scopes)
         self._principals[digest] = principal
         self._has_user_key = self._has_user_key or not principal.is_admin
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hugind.proxy.access.auth import Principal
+from hugind.proxy.access.principal import Principal
 from hugind.proxy.dialects.anthropic import MessageStream, from_chat
 from hugind.proxy.dialects.anthropic_request import to_chat
 from hugind.proxy.dialects.errors import DialectError

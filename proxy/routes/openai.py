@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-from hugind.proxy.access.auth import Principal
+from hugind.proxy.access.principal import Principal
 from hugind.proxy.dialects.choices import Choices
 from hugind.proxy.dialects.openai import ChatAssembler, CompletionAssembler, NativeAssembler, ResponsesAssembler
 from hugind.proxy.errors import ApiError

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from hugind.proxy.access.auth import Principal
+from hugind.proxy.access.principal import Principal
 from hugind.proxy.disconnect import DisconnectWatch
 from hugind.proxy.errors import ApiError, ClientGone
 from hugind.proxy.gateway import Gateway

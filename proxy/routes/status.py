@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from hugind.proxy.access.auth import Principal
+from hugind.proxy.access.principal import Principal
 from hugind.proxy.gateway import Gateway
 from hugind.proxy.sessions.desk import ability_of
 from hugind.supervisor.engine import Engine

@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from hugind.proxy.access.auth import Keyring, Principal
+from hugind.proxy.access.auth import Keyring
+from hugind.proxy.access.principal import Principal
 from hugind.proxy.sessions.record import Owner
 from hugind.proxy.sessions.slotfile import token_ids
 from tests.e2e.conversations import (

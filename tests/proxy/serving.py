@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 
 from hugind.cli.bench.standin import write_launcher
-from hugind.proxy.access.auth import Keyring, Principal
+from hugind.proxy.access.auth import Keyring
+from hugind.proxy.access.principal import ALL_SCOPES, Principal
 from hugind.proxy.app import App
 from hugind.proxy.gateway import Gateway
 from hugind.proxy.leases import Leases
@@ -100,7 +101,7 @@ async def serving(
     if keyring is None:
         keyring = Keyring()
         keyring.add(KEY, Principal("tester"))
-    keyring.add(ADMIN_KEY, Principal("control", is_admin=True))
+    keyring.add(ADMIN_KEY, Principal("control", scopes=ALL_SCOPES))
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
     listening = asyncio.Event()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hugind.proxy.access.auth import Keyring, Principal
+from hugind.proxy.access.auth import Keyring
+from hugind.proxy.access.principal import Principal
 from hugind.proxy.errors import ApiError
 from hugind.proxy.gateway import Gateway
 from hugind.supervisor.engine import Engine

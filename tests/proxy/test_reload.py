@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hugind.proxy.access.auth import Keyring, Principal
+from hugind.proxy.access.auth import Keyring
+from hugind.proxy.access.principal import Principal
 from hugind.proxy.errors import ApiError
 from hugind.proxy.gateway import Gateway
 from hugind.proxy.reload import Difference, Reloader

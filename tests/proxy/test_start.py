@@ -8,7 +8,8 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
-from hugind.proxy.access.auth import Keyring, Principal
+from hugind.proxy.access.auth import Keyring
+from hugind.proxy.access.principal import ALL_SCOPES, Principal
 from hugind.proxy.start import (
     Address,
     StartOptions,
@@ -98,7 +99,7 @@ def test_configs_that_agree_are_heard(tmp_path: Path) -> None:
 def test_nothing_listens_to_the_network_without_a_key(host: str) -> None:
     """Beyond loopback a key is required; the command line's own token is none."""
     ring = Keyring()
-    ring.add("token", Principal("control", is_admin=True))
+    ring.add("token", Principal("control", scopes=ALL_SCOPES))
     with pytest.raises(HugindError, match="no API key"):
         require_key_beyond_loopback(Address(host, 1), ring)
 

@@ -121,3 +121,58 @@ def test_worker_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_worker_key_cannot_be_replaced() -> None:
     """A config's `env` does not take the key of the spawn."""
     assert worker_environment({"LLAMA_API_KEY": "theirs"}, "ours")["LLAMA_API_KEY"] == "ours"
+
+
+def test_the_proxy_has_its_own_port() -> None:
+    given = read_environment(
+        {"LLAMA_PROXY_ENABLED": "1", "LLAMA_SERVER_HOST": "127.0.0.1", "LLAMA_SERVER_PORT": "8000"}
+    )
+    assert (given.needs_key, given.host, given.port) == (True, "127.0.0.1", 8001)
+    given = read_environment({"LLAMA_PROXY_ENABLED": "1", "LLAMA_PROXY_HOST": "::1", "LLAMA_PROXY_PORT": "9000"})
+    assert (given.host, given.port) == ("::1", 9000)
+    given = read_environment({"LLAMA_PROXY_ENABLED": "0", "LLAMA_PROXY_PORT": "9000", "LLAMA_SERVER_PORT": "8000"})
+    assert (given.needs_key, given.port) == (False, 8000)
+
+
+def test_the_rate_limit_of_the_environment() -> None:
+    given = read_environment({"LLAMA_PROXY_RATE_LIMIT": "5", "LLAMA_PROXY_RATE_WINDOW_SECONDS": "10"})
+    assert (given.rate_limit, given.rate_window_s) == (5, 10)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"LLAMA_PROXY_ENABLED": "maybe"},
+        {"LLAMA_PROXY_RATE_LIMIT": "-1"},
+        {"LLAMA_PROXY_RATE_WINDOW_SECONDS": "0"},
+        {"LLAMA_PROXY_ENABLED": "1", "LLAMA_PROXY_PORT": "70000"},
+        {"POSTGRES_AUTH_HOST": "db"},
+        {"POSTGRES_AUTH_HOST": "db", "POSTGRES_AUTH_DB": "x", "POSTGRES_AUTH_USER": "u", "POSTGRES_AUTH_PORT": "no"},
+    ],
+)
+def test_variables_that_cannot_be_used(variables: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=list(variables)[-1][:13]):
+        read_environment(variables)
+
+
+@pytest.mark.parametrize(
+    ("variables", "url"),
+    [
+        ({"HOST": "db", "DB": "hugind", "USER": "u"}, "postgresql://u@db:5432/hugind"),
+        (
+            {"HOST": "::1", "PORT": "5433", "DB": "h", "USER": "u@x", "PASSWORD": "p:/@ ?", "SSLMODE": "require"},
+            "postgresql://u%40x:p%3A%2F%40%20%3F@[::1]:5433/h?sslmode=require",
+        ),
+        ({"HOST": "/run/pg", "DB": "h", "USER": "u"}, "postgresql://u@/h?host=%2Frun%2Fpg&port=5432"),
+    ],
+)
+def test_the_database_of_the_environment(variables: dict[str, str], url: str) -> None:
+    given = read_environment({f"POSTGRES_AUTH_{name}": value for name, value in variables.items()})
+    assert given.database_url is not None
+    assert given.database_url.get_secret_value() == url
+
+
+def test_one_address_beats_its_parts() -> None:
+    given = read_environment({"DATABASE_URL": "postgresql://a/b", "POSTGRES_AUTH_HOST": "db"})
+    assert given.database_url is not None
+    assert given.database_url.get_secret_value() == "postgresql://a/b"

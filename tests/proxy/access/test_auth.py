@@ -6,14 +6,15 @@ import base64
 
 import pytest
 
-from hugind.proxy.access.auth import ANONYMOUS, Keyring, Principal
+from hugind.proxy.access.auth import Keyring
+from hugind.proxy.access.principal import ALL_SCOPES, ANONYMOUS, Principal
 from hugind.proxy.errors import ApiError
 from tests.proxy.exchanges import FakeClient
 
 ALL = Principal("environment")
 ONLY_A = Principal("a", frozenset({"a"}))
 ONLY_B = Principal("b", frozenset({"b"}))
-ADMIN = Principal("control", is_admin=True)
+ADMIN = Principal("control", scopes=ALL_SCOPES)
 
 
 def keyring(**keys: Principal) -> Keyring:

@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from hugind.cli.bench.standin_slotfile import write_slot_file
-from hugind.proxy.access.auth import Keyring, Principal
+from hugind.proxy.access.auth import Keyring
+from hugind.proxy.access.principal import Principal
 from hugind.proxy.sessions.checksum import checksum
 from hugind.proxy.sessions.record import Owner, Snapshot
 from hugind.proxy.sessions.transcript import Scope, Talk

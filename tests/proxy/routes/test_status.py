@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hugind.proxy.access.auth import Keyring, Principal
+from hugind.proxy.access.auth import Keyring
+from hugind.proxy.access.principal import Principal
 from tests.eventually import eventually
 from tests.proxy.serving import serving, standin_config
 

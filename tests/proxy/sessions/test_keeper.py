@@ -9,7 +9,8 @@ from typing import Any
 import psutil
 import pytest
 
-from hugind.proxy.access.auth import Keyring, Principal
+from hugind.proxy.access.auth import Keyring
+from hugind.proxy.access.principal import Principal
 from tests.eventually import eventually
 from tests.proxy.serving import KEY, Served, chat, connect, endless, http_request, serving
 from tests.proxy.sessions.chats import (

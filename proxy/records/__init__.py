@@ -1,0 +1,1 @@
+"""What is on record: users, keys, usage, changes. In SQLite, or in PostgreSQL."""
