@@ -8,10 +8,8 @@ while [ -L "$me" ]; do
     case "$target" in /*) me=$target ;; *) me=$(dirname -- "$me")/$target ;; esac
 done
 root=$(CDPATH= cd -- "$(dirname -- "$me")" && pwd -P)
-env_file=${HUGIND_CONFIG_ENV:-"$root/runtime/config.env"}
-case "$env_file" in /*) ;; *) env_file="$PWD/$env_file" ;; esac
-export HUGIND_CONFIG_ENV="$env_file"
 bin="$root/runtime/.venv/bin"
+. "$root/runtime/environment.sh"
 
 usage() {
     cat <<EOF
@@ -20,21 +18,18 @@ usage: ./console.sh COMMAND
   start [--offline]   install on the first run, then start the gateway in the background;
                       --offline: use the demo model, ask the internet for nothing but Python packages
   stop                let running turns finish, then stop everything
-  restart             stop and start again; changes in runtime/config.env take effect (stop and restart mean every
-                      gateway of the hugind home)
+  restart             stop and start again; changes in runtime/config.env and .env take effect (stop and restart mean
+                      every gateway of the hugind home)
   status [--json]     what runs: gateway, engines, workers
   logs [-f] [CONFIG]  the gateway's log, or that of a config's llama-servers
   test [ARGS]         every check and the whole test suite, on the real engine; ARGS go to pytest
 
-Everything else: runtime/.venv/bin/hugind --help
+Users and their keys: ./bin/user_management_cli.sh --help. Everything else: runtime/.venv/bin/hugind --help
 EOF
 }
 
 load_config() {
-    set -a
-    # shellcheck disable=SC1090
-    . "$env_file" || { echo "error: $env_file cannot be read by the shell" >&2; exit 1; }
-    set +a
+    load_environment
     LLAMA_MODEL=${LLAMA_MODEL:-demo}
 }
 
@@ -43,6 +38,10 @@ start() {
     # shellcheck disable=SC2086
     "$bin/hugind" server start $LLAMA_MODEL --detach
     echo "  key       LLAMA_API_KEY in $env_file" >&2
+    case "${LLAMA_PROXY_ENABLED:-}" in
+        1|[Tt]rue|TRUE|[Yy]es|YES|[Oo]n|ON)
+            echo "  users     on port ${LLAMA_PROXY_PORT:-8001}, each with a key: ./bin/user_management_cli.sh --help" >&2 ;;
+    esac
     echo "  stop      ./console.sh stop" >&2
 }
 

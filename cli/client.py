@@ -19,7 +19,7 @@ RELOAD_TIMEOUT_S = 600
 """Engines that are replaced finish their running turns first."""
 SESSION_TIMEOUT_S = 600
 """A large snapshot is saved, checked and copied; of many sessions each may have a turn that is waited for."""
-SESSIONS = "/admin/sessions"
+SESSIONS = "/admin/v1/sessions"
 
 
 class GatewayClient:
@@ -34,7 +34,7 @@ class GatewayClient:
         Raises:
             HugindError: it does not answer.
         """
-        engines = self._call("GET", "/admin/engines")
+        engines = self._call("GET", "/admin/v1/engines")
         assert isinstance(engines, list)
         return engines
 
@@ -44,7 +44,16 @@ class GatewayClient:
         Raises:
             HugindError: it does not answer, or has no such engine.
         """
-        self._call("POST", f"/admin/engines/{name}/restart")
+        self._call("POST", f"/admin/v1/engines/{name}/restart")
+
+    def queue(self) -> list[dict[str, Any]]:
+        """Its engines with who waits for them.
+
+        Raises:
+            HugindError: it does not answer.
+        """
+        engines: list[dict[str, Any]] = self._call("GET", "/admin/v1/queue")["engines"]
+        return engines
 
     def reload(self) -> dict[str, list[str]]:
         """Have it read its configs anew; blocks until engines that were replaced are gone.
@@ -52,7 +61,7 @@ class GatewayClient:
         Raises:
             HugindError: it does not answer, or a config cannot be used.
         """
-        difference = self._call("POST", "/admin/reload", timeout_s=RELOAD_TIMEOUT_S)
+        difference = self._call("POST", "/admin/v1/reload", timeout_s=RELOAD_TIMEOUT_S)
         assert isinstance(difference, dict)
         return difference
 

@@ -11,11 +11,16 @@ from typing import Annotated
 import typer
 
 from hugind.cli import output
+from hugind.cli.audit import audit
 from hugind.cli.bench.command import bench_app
 from hugind.cli.config import config_app
+from hugind.cli.db import db_app
 from hugind.cli.doctor import doctor
+from hugind.cli.key import key_app
 from hugind.cli.server import server_app
 from hugind.cli.session import session_app
+from hugind.cli.usage import usage
+from hugind.cli.user import user_app
 
 app = typer.Typer(
     name="hugind",
@@ -28,6 +33,11 @@ app = typer.Typer(
 app.add_typer(server_app, name="server")
 app.add_typer(config_app, name="config")
 app.add_typer(session_app, name="session")
+app.add_typer(user_app, name="user")
+app.add_typer(key_app, name="key")
+app.command()(usage)
+app.command()(audit)
+app.add_typer(db_app, name="db")
 app.add_typer(bench_app, name="bench")
 app.command()(doctor)
 

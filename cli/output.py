@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -39,9 +40,32 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     console.print(table)
 
 
+def print_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Data for spreadsheets. None of it is taken for a formula, whoever wrote it."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_inert(plain(cell)) if isinstance(cell, str) else cell for cell in row])
+
+
+def _inert(text: str) -> str:
+    """A spreadsheet would run what begins so; behind an apostrophe it is text."""
+    return f"'{text}" if text.lstrip()[:1] in _FORMULA else text
+
+
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""The last are the same characters at full width."""
+
+
 def say(text: str) -> None:
     """Talk: what is happening, for a person who watches."""
     print(text, file=sys.stderr, flush=True)
+
+
+def ask(question: str) -> bool:
+    """Whether a person at the terminal says yes. Blocks."""
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def fail(message: str, hint: str | None) -> None:
@@ -62,3 +86,32 @@ def progress(text: str) -> Iterator[None]:
 
     with Console(stderr=True, markup=False).status(text):
         yield
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Talk while things are counted up: a bar for each name on a terminal, a line for each that is done elsewhere.
+
+    To be called with a name, how many are done, and of how many.
+    """
+    if not sys.stderr.isatty():
+        yield _say_done
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True)) as shown:
+        tasks: dict[str, TaskID] = {}
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = shown.add_task(name)
+            shown.update(tasks[name], completed=done, total=total)
+
+        yield show
+
+
+def _say_done(name: str, done: int, total: int) -> None:
+    if done == total:
+        say(f"{name}: {total:,}")

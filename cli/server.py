@@ -1,4 +1,4 @@
-"""`hugind server`: start, stop, restart, status, list, logs."""
+"""`hugind server`: start, stop, restart, reload, status, queue, list, logs."""
 
 from __future__ import annotations
 
@@ -156,6 +156,26 @@ def status(as_json: Json = False, port: Port = None) -> None:
         raise typer.Exit(NOTHING_RUNS)
 
 
+@server_app.command()
+def queue(as_json: Json = False, port: Port = None) -> None:
+    """Who waits, for what, since when, and who is next. Exit code 3 when nothing runs.
+
+    slot: for a place in an engine; session: for an earlier turn of the same conversation; loading: for the model.
+    """
+    from hugind.cli.client import GatewayClient
+
+    running = _running(_environment(), port)
+    engines = [{"gateway": record.url, **engine} for record in running for engine in GatewayClient(record).queue()]
+    if as_json:
+        output.print_json({"engines": engines})
+    elif not running:
+        output.say("nothing runs")
+    else:
+        _print_queue(engines)
+    if not running:
+        raise typer.Exit(NOTHING_RUNS)
+
+
 @server_app.command("list")
 def list_configs(as_json: Json = False) -> None:
     """Every config, whether it is being served, and why not."""
@@ -212,5 +232,33 @@ def _print_workers(title: str, workers: list[dict[str, Any]]) -> None:
         [
             (w["engine"], w["index"], w["state"], w["pid"], w["in_flight"], w["slots"], w["restarts"], w["reason"])
             for w in workers
+        ],
+    )
+
+
+def _print_queue(engines: list[dict[str, Any]]) -> None:
+    from hugind.cli import wording
+
+    output.print_table(
+        "engines",
+        ("engine", "gateway", "scheduling", "free slots", "waiting"),
+        [(e["engine"], e["gateway"], e["scheduling"], e["free_slots"], len(e["waiting"])) for e in engines],
+    )
+    output.print_table(
+        "waiting",
+        ("engine", "position", "user", "for", "since", "priority", "session", "request"),
+        [
+            (
+                engine["engine"],
+                turn["position"],
+                wording.person(turn["user"], turn["end_user"]),
+                turn["for"],
+                wording.span(turn["since_s"]),
+                turn["priority"],
+                turn["session"],
+                turn["request_id"],
+            )
+            for engine in engines
+            for turn in engine["waiting"]
         ],
     )

@@ -97,18 +97,21 @@ def forget(
 
     Give an ID, or --user, or --all; --engine and --principal narrow the last two.
     """
+    from hugind.cli.confirm import confirm
+
     if [session_id is not None, user is not None, everything].count(True) != 1:
         raise typer.BadParameter("give an ID, or --user, or --all")
     sessions = _sessions()
     if session_id is not None:
         row = sessions.find(session_id)
-        _confirm(f"Forget {row['id']} of {_owner(row)}, {row['tokens']:,} tokens?", is_sure=yes)
+        question = f"Forget {row['id']} of {_owner(row)}, {row['tokens']:,} tokens?"
+        confirm(question, is_sure=yes, otherwise="nothing was forgotten")
         sessions.forget(row)
         output.say(f"forgot {row['id']}")
         return
     whose = "every session" if user is None else f"every session of user '{output.plain(user)}'"
     narrowed = "".join(f", {what} {name}" for what, name in (("engine", engine), ("principal", principal)) if name)
-    _confirm(f"Forget {whose}{narrowed}?", is_sure=yes)
+    confirm(f"Forget {whose}{narrowed}?", is_sure=yes, otherwise="nothing was forgotten")
     forgotten = sessions.forget_all(user=user, principal=principal, engine=engine)
     output.say(f"forgot {len(forgotten):,} sessions")
 
@@ -196,15 +199,6 @@ def _tell_what_is_read(sessions: SessionHome, engine: str | None) -> None:
         output.say("no gateway runs: read from the files")
     elif read:
         output.say(f"not served just now, so read from the files: {', '.join(read)}")
-
-
-def _confirm(question: str, *, is_sure: bool) -> None:
-    import sys
-
-    from hugind.supervisor.errors import HugindError
-
-    if not is_sure and not (sys.stdin.isatty() and typer.confirm(question, err=True)):
-        raise HugindError("nothing was forgotten", hint="--yes forgets without asking")
 
 
 def _row(session: dict[str, Any]) -> tuple[object, ...]:

@@ -2,7 +2,7 @@
 
 A request comes in as raw ASGI. What generates goes straight to its handler (`routes/openai.py`,
 `routes/anthropic.py`): a framework there would cost as much as the rest together. Everything else is a FastAPI app.
-Whatever goes wrong is turned into the body that the route's dialect promises, in one place: `_answer_error`.
+Whatever goes wrong is turned into the body that the route's dialect promises, in one place: `failures.py`.
 """
 
 from __future__ import annotations
@@ -11,30 +11,33 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
-from typing import Any
+from functools import partial
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
-from hugind.proxy.access.principal import ANONYMOUS
-from hugind.proxy.dialects import anthropic, openai
+from hugind.proxy.access.auth import end_user_of
+from hugind.proxy.access.keys import split_key_path
+from hugind.proxy.access.scopes import needed_scope
 from hugind.proxy.errors import ApiError, ClientGone
 from hugind.proxy.exchange import Exchange
+from hugind.proxy.failures import add_handlers, error_body, error_event, error_headers, internal_error
 from hugind.proxy.gateway import Gateway
 from hugind.proxy.reload import Reloader
 from hugind.proxy.routes import anthropic as anthropic_routes
 from hugind.proxy.routes import openai as openai_routes
 from hugind.proxy.routes.admin import admin_router
-from hugind.proxy.routes.sessions import sessions_router
+from hugind.proxy.routes.me import me_router
+from hugind.proxy.routes.openapi import openapi_router
+from hugind.proxy.routes.records import Records, records_router
+from hugind.proxy.routes.sessions import forget_sessions_of, sessions_router
 from hugind.proxy.routes.status import PUBLIC_PATHS, status_router
 
 logger = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 32 * 1024
 MAX_HEADERS = 100
+KEY_PREFIX = "/k/"
 
 
 class App:
@@ -51,36 +54,85 @@ class App:
             await self._control(scope, receive, send)
             return
         exchange = Exchange(scope, receive, send)
+        exchange.task = asyncio.current_task()
+        failure: ApiError | None = None
         try:
             await self._serve(exchange, send)
-        except ClientGone:
+        except ClientGone as gone:
+            failure = gone
             logger.debug("%s: the client went away", exchange.request_id)
         except ApiError as error:
+            failure = error
             await _answer_error(exchange, error)
         except asyncio.CancelledError:
-            await _answer_error(exchange, ApiError(503, "the gateway is stopping", code="stopping", retry_after_s=5))
-            raise
+            failure = exchange.cut_by or ApiError(503, "the gateway is stopping", code="stopping", retry_after_s=5)
+            is_ours = exchange.cut_by is not None and _uncancel()
+            await _answer_error(exchange, failure)
+            if not is_ours:
+                raise
         except Exception:
             # The last line of defence: the client gets its dialect's error, the log gets the trace.
             logger.exception("%s: %s %s broke", exchange.request_id, scope["method"], scope["path"])
-            await _answer_error(exchange, _internal_error(exchange.request_id))
+            failure = internal_error(exchange.request_id)
+            await _answer_error(exchange, failure)
+        finally:
+            self._gateway.left(exchange)
+            if exchange.admitted is not None:
+                await exchange.admitted.settle(exchange, failure, self._gateway.books)
 
     async def _serve(self, exchange: Exchange, send: Send) -> None:
         scope = exchange.scope
+        self._take_key_from_path(exchange)
         path = scope["path"]
         _check_headers(exchange)
-        principal = ANONYMOUS if path in PUBLIC_PATHS else self._gateway.keyring.authenticate(exchange)
+        if path not in PUBLIC_PATHS:
+            await self._let_in(exchange, path)
         handler = self._handlers.get(path)
         if handler is None:
-            scope["principal"], scope["request_id"], scope["exchange"] = principal, exchange.request_id, exchange
+            scope["principal"], scope["request_id"], scope["exchange"] = (
+                exchange.principal,
+                exchange.request_id,
+                exchange,
+            )
             await self._control(scope, exchange.receive, _with_headers(exchange, send))
         elif scope["method"] != "POST":
             raise ApiError(405, f"{path} takes POST", code="method_not_allowed", headers={"allow": "POST"})
         else:
-            await handler(self._gateway, exchange, principal)
+            await handler(self._gateway, exchange, exchange.principal)
+
+    async def _let_in(self, exchange: Exchange, path: str) -> None:
+        principal = await self._gateway.doorman.authenticate(exchange)
+        exchange.principal = principal
+        needed = needed_scope(path)
+        if needed is not None and needed not in principal.scopes:
+            code = "not_admin" if needed == "admin" else "scope_missing"
+            raise ApiError(403, f"this needs a key with the scope '{needed}'", code=code)
+        exchange.end_user = end_user_of(exchange, principal)
+        self._gateway.came(exchange)
+
+    def _take_key_from_path(self, exchange: Exchange) -> None:
+        """`/k/KEY/v1/...` is `/v1/...` with a key, where that is allowed. No log sees it."""
+        scope = exchange.scope
+        if not scope["path"].startswith(KEY_PREFIX):
+            return
+        key, rest = split_key_path(scope["path"])
+        if key is None or not self._gateway.books.rules.path_keys:
+            scope["path"] = scope["raw_path"] = ""
+            raise ApiError(404, "there is nothing here; keys in the path are not allowed", code="not_found")
+        scope["path"], scope["raw_path"] = rest, rest.encode()
+        exchange.path_key = key.encode()
+
+
+def _uncancel() -> bool:
+    """Take back the one cancellation that was ours. False: somebody else wants this task to end, too."""
+    task = asyncio.current_task()
+    return task is not None and task.uncancel() == 0
 
 
 def _control_app(gateway: Gateway, reloader: Reloader | None) -> FastAPI:
+    books = gateway.books
+    records = Records(books.database, books.accounts, books.keys.refresh, partial(forget_sessions_of, gateway))
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with gateway, reloader or nullcontext():
@@ -88,38 +140,13 @@ def _control_app(gateway: Gateway, reloader: Reloader | None) -> FastAPI:
 
     app = FastAPI(title="hugind", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(status_router(gateway))
-    app.include_router(admin_router(gateway, reloader))
-    app.include_router(sessions_router(gateway))
-
-    @app.exception_handler(ApiError)
-    async def refused(request: Request, error: ApiError) -> JSONResponse:
-        return _rendered(request, error)
-
-    @app.exception_handler(HTTPException)
-    async def unknown(request: Request, error: HTTPException) -> JSONResponse:
-        message = f"{request.method} {request.scope['path']}: {error.detail}"
-        return _rendered(request, ApiError(error.status_code, message, headers=error.headers))
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return _rendered(request, ApiError(400, f"{where}: {first['msg']}", param=where))
-
-    @app.exception_handler(Exception)
-    async def broken(request: Request, error: Exception) -> JSONResponse:
-        return _rendered(request, _internal_error(request.scope["request_id"]))  # and it is raised on, to be logged
-
+    app.include_router(me_router(gateway))
+    app.include_router(admin_router(gateway, reloader, records))
+    app.include_router(sessions_router(gateway, records))
+    app.include_router(records_router(records))
+    app.include_router(openapi_router(app))
+    add_handlers(app)
     return app
-
-
-def _internal_error(request_id: str) -> ApiError:
-    return ApiError(500, f"internal error, see the log for {request_id}")
-
-
-def _rendered(request: Request, error: ApiError) -> JSONResponse:
-    body = error_body(request.scope["path"], error, request.scope["request_id"])
-    return JSONResponse(body, error.status, error.headers)
 
 
 def _check_headers(exchange: Exchange) -> None:
@@ -156,36 +183,8 @@ async def _answer_error(exchange: Exchange, error: ApiError) -> None:
     logger.info("%s: %s: %d %s", request_id, path, error.status, error.message)
     try:
         if exchange.is_started:
-            await exchange.send(_event(path, error, request_id), more=False)
+            await exchange.send(error_event(path, error, request_id), more=False)
         else:
-            await exchange.respond(error.status, error_body(path, error, request_id), _headers(error))
+            await exchange.respond(error.status, error_body(path, error, request_id), error_headers(error))
     except ClientGone:
         pass
-
-
-def _headers(error: ApiError) -> list[tuple[bytes, bytes]]:
-    headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
-    if error.retry_after_s is not None:
-        headers.append((b"retry-after", str(error.retry_after_s).encode()))
-    if error.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    if error.status in (408, 413, 431):
-        headers.append((b"connection", b"close"))  # the rest of the request may still be under way
-    return headers
-
-
-def error_body(path: str, error: ApiError, request_id: str | None) -> dict[str, Any]:
-    """The error in the shape that the dialect of `path` promises."""
-    if _is_anthropic(path):
-        return anthropic.render_error(error.status, error.message, request_id)
-    return openai.render_error(error.status, error.message, type=error.kind, code=error.code, param=error.param)
-
-
-def _event(path: str, error: ApiError, request_id: str) -> bytes:
-    if _is_anthropic(path):
-        return anthropic.error_event(error.status, error.message, request_id)
-    return openai.error_event(error.status, error.message, type=error.kind, code=error.code, param=error.param)
-
-
-def _is_anthropic(path: str) -> bool:
-    return path.startswith("/v1/messages")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
@@ -26,6 +27,9 @@ TAIL_CHUNKS = 4
 """The last event with figures, one with usage behind it, and the end mark may come one by one."""
 
 _TIMINGS = "timings"
+_LAST_REASON = re.compile(rb'"(?:finish_reason|stop_type)":"([^"]*)"|"type":"response\.(completed|incomplete)"')
+_PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d{1,9})')
+MAX_REASON = 32
 _NULL_EVENT = b"data: null\n\n"
 """Sent where a token was only the first half of a character; clients trip over it."""
 
@@ -63,6 +67,9 @@ async def relay_stream(exchange: Exchange, spawn: Spawn, response: EngineStream)
     last: deque[bytes] = deque(maxlen=TAIL_CHUNKS)
     async for chunk in response.chunks():
         spawn.bytes_relayed += len(chunk)
+        exchange.events += chunk.count(b"\n\n")
+        if exchange.events > exchange.paid_events:
+            await pay_on(exchange)
         last.append(chunk)
         if recorded is not None:
             recorded.append(chunk)
@@ -72,7 +79,9 @@ async def relay_stream(exchange: Exchange, spawn: Spawn, response: EngineStream)
         if _NULL_EVENT in chunk:
             chunk = chunk.replace(_NULL_EVENT, b"")
         await send(chunk)
-    exchange.timings = timings_at_end(b"".join(last))
+    tail = b"".join(last)
+    exchange.note_timings(timings_at_end(tail))
+    exchange.finish_reason = finish_reason_at_end(tail)
     await send(part, more=False)
 
 
@@ -138,16 +147,33 @@ async def events_of(exchange: Exchange, spawn: Spawn, response: EngineStream) ->
         StreamCut: the worker ended before its answer did.
     """
     parser = EventParser()
+    last: deque[bytes] = deque(maxlen=TAIL_CHUNKS)
     async for chunk in response.chunks():
         spawn.bytes_relayed += len(chunk)
+        last.append(chunk)
         if exchange.recorded is not None:
             exchange.recorded.append(chunk)
         for event in parser.feed(chunk):
             if not event.is_done:
                 payload = orjson.loads(event.data)
+                exchange.events += 1
+                if exchange.events > exchange.paid_events:
+                    await pay_on(exchange)
                 if payload and _TIMINGS in payload:
-                    exchange.timings = payload[_TIMINGS]
+                    exchange.note_timings(payload[_TIMINGS])
                 yield payload
+    exchange.finish_reason = finish_reason_at_end(b"".join(last))
+
+
+async def pay_on(exchange: Exchange) -> None:
+    """A turn has used up the tokens that were reserved for it, because it did not say how many it wants.
+
+    Raises:
+        ApiError: 429, there are no more.
+    """
+    assert exchange.admitted is not None
+    while exchange.events > exchange.paid_events:
+        await exchange.admitted.extend(exchange)
 
 
 def timings_at_end(tail: bytes) -> dict[str, Any] | None:
@@ -162,6 +188,18 @@ def timings_at_end(tail: bytes) -> dict[str, Any] | None:
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None
     return timings if isinstance(timings, dict) else None
+
+
+def finish_reason_at_end(tail: bytes) -> str | None:
+    """Why an answer ended, from the last bytes of its stream."""
+    found = _LAST_REASON.findall(tail)
+    return b"".join(found[-1]).decode("ascii", "replace")[:MAX_REASON] if found else None
+
+
+def prompt_tokens_of(body: bytes) -> int:
+    """The size of what an embedding or rerank engine read, by its own count."""
+    found = _PROMPT_TOKENS.search(body)
+    return int(found[1]) if found else 0
 
 
 async def engine_error(response: EngineStream) -> ApiError:

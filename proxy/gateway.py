@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import AsyncExitStack
 from types import TracebackType
 
-from hugind.proxy.access.auth import Keyring
+from hugind.proxy.access.auth import Doorman, Keyring
 from hugind.proxy.access.principal import Principal
+from hugind.proxy.books import Books, Rules
 from hugind.proxy.errors import ApiError
 from hugind.proxy.exchange import Exchange
 from hugind.proxy.leases import Leases
@@ -19,18 +21,24 @@ from hugind.supervisor.fleet import Fleet
 class Gateway:
     """Lives from start to stop; an async context manager that runs the fleet inside it."""
 
-    def __init__(self, fleet: Fleet, keyring: Keyring, stores: Stores) -> None:
+    def __init__(self, fleet: Fleet, doorman: Doorman, stores: Stores, books: Books) -> None:
         self.fleet = fleet
-        self.keyring = keyring
+        self.doorman = doorman
         self.stores = stores
+        self.books = books
+        self._served: dict[str, set[Exchange]] = {}
+        """Requests that are being served, by the key of a user."""
+        books.keys.on_ended(self._end_requests)
         self._leases: dict[Engine, Leases] = {}
         self._keepers: dict[Engine, Keeper] = {}
         for engine in fleet.engines.values():
             self._open(engine)
 
     async def __aenter__(self) -> Gateway:
-        await self.stores.__aenter__()
-        await self.fleet.__aenter__()
+        async with AsyncExitStack() as stack:
+            for part in (self.books, self.stores, self.fleet):
+                await stack.enter_async_context(part)
+            stack.pop_all()
         return self
 
     async def __aexit__(
@@ -46,6 +54,26 @@ class Gateway:
                 for keeper in self._keepers.values():
                     await keeper.aclose()
                 await self.stores.__aexit__(kind, error, trace)
+                await self.books.__aexit__(kind, error, trace)
+
+    def came(self, exchange: Exchange) -> None:
+        """A request was let in."""
+        if exchange.principal.key_id is not None:
+            self._served.setdefault(exchange.principal.key_id, set()).add(exchange)
+
+    def left(self, exchange: Exchange) -> None:
+        """A request has ended. Unknown ones are ignored."""
+        key_id = exchange.principal.key_id
+        if key_id is not None and (served := self._served.get(key_id)):
+            served.discard(exchange)
+            if not served:
+                del self._served[key_id]
+
+    def _end_requests(self, key_ids: Collection[str]) -> None:
+        """Keys are good no more: what they are used for just now ends, too."""
+        for key_id in key_ids:
+            for exchange in list(self._served.get(key_id, ())):
+                exchange.cut(ApiError(401, "this API key has just been revoked", code="key_revoked"))
 
     def leases(self, engine: Engine) -> Leases:
         """The slots of an engine."""
@@ -60,12 +88,13 @@ class Gateway:
         """Those of all engines that hold sessions."""
         return list(self._keepers.values())
 
-    async def exchange(self, engines: Mapping[str, Engine], keyring: Keyring) -> None:
+    async def exchange(self, engines: Mapping[str, Engine], keyring: Keyring, rules: Rules) -> None:
         """Serve `engines` with the keys of `keyring`; those that are there already go on undisturbed.
 
         Blocks until what leaves has ended. Who waits for a slot there gets 503 and may ask again.
         """
-        self.keyring = keyring
+        self.doorman.keyring = keyring
+        self.books.apply(rules)
         for engine in engines.values():
             if engine not in self._leases:
                 self._open(engine)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 
 from hugind.proxy.access.auth import Keyring
+from hugind.proxy.books import Rules
 from hugind.proxy.gateway import Gateway
 from hugind.supervisor import tasks
 from hugind.supervisor.engine import Engine
@@ -17,8 +18,18 @@ from hugind.supervisor.errors import HugindError
 
 logger = logging.getLogger(__name__)
 
-Load = Callable[[Mapping[str, Engine]], tuple[dict[str, Engine], Keyring]]
-"""Reads the configs anew: the engines that there should be, with the given ones where nothing changed, and the keys."""
+
+@dataclass(frozen=True)
+class Loaded:
+    """What configs, settings and environment say together."""
+
+    engines: dict[str, Engine]
+    keyring: Keyring
+    rules: Rules
+
+
+Load = Callable[[Mapping[str, Engine]], Loaded]
+"""Reads them anew: the engines that there should be are the given ones where nothing changed."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +72,14 @@ class Reloader:
         """
         async with self._one_at_a_time:
             before = dict(self._gateway.fleet.engines)
-            after, keyring = await asyncio.to_thread(self._load, before)
+            loaded = await asyncio.to_thread(self._load, before)
+            after = loaded.engines
             difference = Difference.between(before, after)
             logger.info(
                 "reload: %s", ", ".join(f"{what} {names}" for what, names in asdict(difference).items() if names)
             )
             # To its end even if the one who asked leaves: half an exchange would leave engines that never start.
-            await tasks.finish(self._gateway.exchange(after, keyring), "exchange engines")
+            await tasks.finish(self._gateway.exchange(after, loaded.keyring, loaded.rules), "exchange engines")
             self._on_change(list(after))
         return difference
 

@@ -18,10 +18,11 @@ import psutil
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from hugind.proxy.app import App, error_body
+from hugind.proxy.app import App
 from hugind.proxy.cork import CorkedTransport
 from hugind.proxy.disconnect import EXTENSION
 from hugind.proxy.errors import ApiError
+from hugind.proxy.failures import error_body
 from hugind.supervisor.errors import HugindError
 
 logger = logging.getLogger(__name__)

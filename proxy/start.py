@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import secrets
@@ -10,11 +11,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hugind.proxy.access.auth import LOOPBACK_NAMES, Keyring
-from hugind.proxy.access.principal import ALL_SCOPES, Principal
+from sqlalchemy import URL, select
+
+from hugind.proxy.access.auth import LOOPBACK_NAMES, Doorman, Keyring
+from hugind.proxy.access.principal import ALL_SCOPES, CONTROL_NAME, ENVIRONMENT_NAME, Principal
 from hugind.proxy.app import App
+from hugind.proxy.books import Books, Rules, database_url
 from hugind.proxy.gateway import Gateway
-from hugind.proxy.reload import Reloader
+from hugind.proxy.records.database import Database
+from hugind.proxy.records.errors import DatabaseAway
+from hugind.proxy.records.schema import users
+from hugind.proxy.reload import Loaded, Reloader
 from hugind.proxy.server import bind, run_server
 from hugind.proxy.sessions.prompts import read_system_prompt
 from hugind.proxy.sessions.stores import Stores
@@ -65,6 +72,8 @@ class _Plan:
     configs: dict[str, Config]
     address: Address
     keyring: Keyring
+    database: URL
+    rules: Rules
 
 
 def check_start(options: StartOptions, environment: Environment) -> None:
@@ -101,11 +110,13 @@ def start_gateway(options: StartOptions, environment: Environment) -> None:
         )
 
         stores = Stores(home)
+        books = Books(plan.database, home, plan.settings, plan.rules)
 
-        def load(current: Mapping[str, Engine]) -> tuple[dict[str, Engine], Keyring]:
+        def load(current: Mapping[str, Engine]) -> Loaded:
             configs = load_configs(options, environment)
-            keyring = make_keyring(configs, environment, plan.address, token)
-            return load_engines(configs, options, home, folder, stores, current), keyring
+            keyring = make_keyring(configs, environment, plan.address, token, has_users=books.keys.has_users)
+            rules = Rules.of(load_settings(home), environment)
+            return Loaded(load_engines(configs, options, home, folder, stores, current), keyring, rules)
 
         def publish(names: Sequence[str]) -> None:
             engines = [engine.config.engine for engine in gateway.fleet.engines.values()]
@@ -119,7 +130,8 @@ def start_gateway(options: StartOptions, environment: Environment) -> None:
             logger.info("listening on %s", record.url)
 
         engines = load_engines(plan.configs, options, home, folder, stores, current={})
-        gateway = Gateway(Fleet(engines), plan.keyring, stores)
+        doorman = Doorman(plan.keyring, books.keys, needs_key=environment.needs_key)
+        gateway = Gateway(Fleet(engines), doorman, stores, books)
         app = App(gateway, Reloader(gateway, load, publish))
         drain_s = max(config.engine.drain_s for config in plan.configs.values())
         run_server(app, listener, drain_s=drain_s, on_listening=on_listening)
@@ -129,7 +141,30 @@ def _read_plan(options: StartOptions, environment: Environment, token: str) -> _
     settings = load_settings(environment.home)
     configs = load_configs(options, environment)
     address = choose_address(options, environment, settings, configs)
-    return _Plan(settings, configs, address, make_keyring(configs, environment, address, token))
+    database = database_url(environment.home, settings, environment)
+    has_users = asyncio.run(find_users(database))
+    keyring = make_keyring(configs, environment, address, token, has_users=has_users)
+    return _Plan(settings, configs, address, keyring, database, Rules.of(settings, environment))
+
+
+async def find_users(url: URL) -> bool:
+    """Whether the database knows anybody, or has; one that is away may.
+
+    Raises:
+        DatabaseError: it cannot be used as it is.
+    """
+    database = Database(url)
+    try:
+        if (await database.status()).revision is None and database.kind == "sqlite":
+            return False  # it is made when the gateway starts
+        await database.prepare()
+        async with database.read() as connection:
+            return await connection.scalar(select(users.c.id).limit(1)) is not None
+    except DatabaseAway as away:
+        logger.warning("the database is away: %s", away.message)
+        return True
+    finally:
+        await database.aclose()
 
 
 def load_engines(
@@ -195,16 +230,21 @@ def refuse_missing_files(name: str, config: Config, home: Home) -> None:
         raise ConfigError(f"{name}: there is no file {file}", key=key, hint="put it there, or correct the path")
 
 
-def make_keyring(configs: dict[str, Config], environment: Environment, address: Address, token: str) -> Keyring:
+def make_keyring(
+    configs: dict[str, Config], environment: Environment, address: Address, token: str, *, has_users: bool
+) -> Keyring:
     """The keys of the environment, the configs, and of the commands on this machine (`token`).
+
+    `has_users`: there are people with keys of their own.
 
     Raises:
         HugindError: the network could reach an engine without a key, or nobody could reach it with one.
     """
-    keyring = _user_keys(configs, environment)
-    require_key_beyond_loopback(address, keyring)
-    require_key_for_each(configs, keyring)
-    keyring.add(token, Principal("control", scopes=ALL_SCOPES))
+    keyring = _configured_keys(configs, environment)
+    if not has_users and not environment.needs_key:
+        require_key_beyond_loopback(address, keyring)
+        require_key_for_each(configs, keyring)
+    keyring.add(token, Principal(CONTROL_NAME, scopes=ALL_SCOPES))
     return keyring
 
 
@@ -261,7 +301,7 @@ def require_key_beyond_loopback(address: Address, keyring: Keyring) -> None:
     if keyring.is_open and not _is_loopback(address.host):
         raise HugindError(
             f"{address.host} can be reached from the network, and no API key is configured",
-            hint="set LLAMA_API_KEY or server.api_key, or listen on 127.0.0.1",
+            hint="hugind user create NAME, or set LLAMA_API_KEY or server.api_key, or listen on 127.0.0.1",
         )
 
 
@@ -286,10 +326,10 @@ def require_key_for_each(configs: Iterable[str], keyring: Keyring) -> None:
             )
 
 
-def _user_keys(configs: dict[str, Config], environment: Environment) -> Keyring:
+def _configured_keys(configs: dict[str, Config], environment: Environment) -> Keyring:
     keyring = Keyring()
     if environment.api_key:
-        keyring.add(environment.api_key.get_secret_value(), Principal("environment"))
+        keyring.add(environment.api_key.get_secret_value(), Principal(ENVIRONMENT_NAME))
     for name, config in configs.items():
         if config.server.api_key:
             # With a colon, as no config has it: one called "environment" must not have that key's sessions.

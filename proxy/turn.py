@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,10 @@ from hugind.proxy.errors import ApiError, StreamBroken
 from hugind.proxy.exchange import Exchange
 from hugind.proxy.forward import engine_error
 from hugind.proxy.leases import Lease, Leases
+from hugind.proxy.queue import Asker, Flow
 from hugind.proxy.sessions.keeper import Keeper
-from hugind.proxy.sessions.record import Label, Session
-from hugind.proxy.sessions.transcript import Talk
+from hugind.proxy.sessions.record import Label, Owner, Session
+from hugind.proxy.sessions.transcript import Scope, Talk
 from hugind.supervisor import tasks
 from hugind.supervisor.errors import StreamCut, WorkerUnreachable
 from hugind.supervisor.llama.stream import EngineStream
@@ -30,6 +32,28 @@ Answer = Callable[[Spawn, EngineStream], Awaitable[None]]
 """Hands the engine's answer (status 200, body not yet read) to the client."""
 
 
+def asker_of(exchange: Exchange) -> Asker:
+    """Who asks for a turn, and how many may wait for them."""
+    principal = exchange.principal
+    own, of_key = principal.limits.queued, principal.key_limits.queued
+    places = own if of_key is None else of_key if own is None else min(own, of_key)
+    flow = Flow(principal.name, exchange.end_user)
+    return Asker(flow, principal.priority, places, exchange.estimate_tokens, exchange.request_id)
+
+
+async def find_scope(keeper: Keeper, exchange: Exchange, owner: Owner) -> Scope:
+    """Where the sessions of `owner` are. Waits while the engine loads for the first time.
+
+    Raises:
+        ApiError, ClientGone: as `take_slot`.
+    """
+    if keeper.is_ready:
+        return await keeper.scope(owner)
+    async with _watched(exchange):
+        exchange.begin_wait()
+        return await keeper.scope(owner, asker_of(exchange))
+
+
 async def take_turn(
     keeper: Keeper, exchange: Exchange, path: str, request: dict[str, Any], answer: Answer, talk: Talk
 ) -> None:
@@ -37,10 +61,10 @@ async def take_turn(
 
     Two requests of one session are served in order. Otherwise as `take_slot`.
     """
-    async with DisconnectWatch(exchange):
-        begun = time.perf_counter()
-        async with keeper.session(talk) as session:
-            exchange.queue_s += time.perf_counter() - begun
+    async with _watched(exchange):
+        exchange.begin_wait()
+        async with keeper.session(talk, asker_of(exchange)) as session:
+            exchange.end_wait()
             if talk.is_kept:
                 request = {**request, "messages": await keeper.history.whole(session, talk)}
             if keeper.history.wants_reply(talk):
@@ -60,7 +84,7 @@ async def take_slot(leases: Leases, exchange: Exchange, path: str, request: dict
         ApiError: no slot in time, the engine refused, or it died.
         ClientGone: the client left, in whatever phase; the engine has been told by closing its connection.
     """
-    async with DisconnectWatch(exchange):
+    async with _watched(exchange):
         await _serve(leases, exchange, path, request, answer, None)
 
 
@@ -71,11 +95,11 @@ async def pass_through(leases: Leases, exchange: Exchange, path: str, body: dict
         ApiError, ClientGone: as `take_turn`.
     """
     encoded = _encode(body)
-    async with DisconnectWatch(exchange):
+    async with _watched(exchange):
         for attempt in ("first", "last"):
-            begun = time.perf_counter()
-            spawn = await leases.ready_spawn()
-            exchange.queue_s += time.perf_counter() - begun
+            exchange.begin_wait()
+            spawn = await leases.ready_spawn(asker_of(exchange))
+            exchange.end_wait()
             exchange.sent_upstream()
             try:
                 async with spawn.client.post(path, encoded) as response:
@@ -93,6 +117,20 @@ async def pass_through(leases: Leases, exchange: Exchange, path: str, body: dict
         await exchange.respond(200, answer)
 
 
+@asynccontextmanager
+async def _watched(exchange: Exchange) -> AsyncIterator[None]:
+    """The client is told that it waits, if it wants to be, and the block ends when it leaves."""
+    async with DisconnectWatch(exchange):
+        try:
+            if exchange.keep_alive is None:
+                yield
+            else:
+                async with exchange.keep_alive:
+                    yield
+        finally:
+            exchange.end_wait()
+
+
 @dataclass(frozen=True)
 class _Sitting:
     """A session at its turn."""
@@ -105,8 +143,11 @@ async def _serve(
     leases: Leases, exchange: Exchange, path: str, request: dict[str, Any], answer: Answer, sitting: _Sitting | None
 ) -> None:
     for attempt in ("first", "second", "last"):
-        lease = await _acquire(leases, exchange, sitting)
+        exchange.begin_wait()
+        lease = await leases.acquire(sitting.keeper.wish(sitting.session) if sitting else None, asker_of(exchange))
+        exchange.end_wait()
         is_settled, sent = False, 0
+        exchange.timings, before = None, (exchange.prompt_tokens, exchange.events)
         try:
             label = await _sit_down(lease, exchange, sitting)
             pinned = _encode({**request, "id_slot": lease.slot, "cache_prompt": True})
@@ -132,7 +173,9 @@ async def _serve(
         finally:
             if sitting is not None and sent:
                 sitting.keeper.settle(lease, sitting.session, label, exchange.timings)
-            leases.release(lease, aborted=not is_settled, quiet_s=0 if exchange.was_heard else _unread_s(sent))
+            tokens = _tokens(exchange, *before) if sent else 0
+            quiet_s = 0 if exchange.was_heard else _unread_s(sent)
+            leases.release(lease, tokens=tokens, is_all=is_settled, aborted=not is_settled, quiet_s=quiet_s)
 
 
 async def _sit_down(lease: Lease, exchange: Exchange, sitting: _Sitting | None) -> Label:
@@ -146,12 +189,11 @@ async def _sit_down(lease: Lease, exchange: Exchange, sitting: _Sitting | None) 
     return label
 
 
-async def _acquire(leases: Leases, exchange: Exchange, sitting: _Sitting | None) -> Lease:
-    begun = time.perf_counter()
-    try:
-        return await leases.acquire(sitting.keeper.wish(sitting.session) if sitting else None)
-    finally:
-        exchange.queue_s += time.perf_counter() - begun
+def _tokens(exchange: Exchange, prompt_before: int, events_before: int) -> int:
+    """What the turn got: computed, not taken from the cache. Of one that was cut, what came of it."""
+    if exchange.timings is not None:
+        return sum(int(exchange.timings.get(key, 0)) for key in ("prompt_n", "predicted_n"))
+    return exchange.prompt_tokens - prompt_before or exchange.events - events_before
 
 
 class _Refused(Exception):  # noqa: N818 - carries a refusal out of the exchange
@@ -165,6 +207,8 @@ async def _send_and_answer(lease: Lease, exchange: Exchange, path: str, body: by
         exchange.heard_upstream()
         if response.status != 200:
             raise _Refused(await engine_error(response))
+        if exchange.keep_alive is not None:
+            await exchange.keep_alive.quiet()
         await answer(lease.spawn, response)
 
 

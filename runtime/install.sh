@@ -1,18 +1,17 @@
 #!/bin/sh
-# Install hugind into runtime/.venv, write runtime/config.env, put the demo model in place. What is done is not done
-# again, so it may be run at any time. Asks nothing.
+# Install hugind into runtime/.venv, write runtime/config.env, put the demo model in place, make the database and in it
+# the first key for everything. What is done is not done again, so it may be run at any time. Asks nothing.
 #
 #   --offline   no word about models from the internet
 #   --dev       with the tools that the tests need
 #   PYTHON=...  the interpreter to use (3.11 or later)
-#   HUGIND_CONFIG_ENV=...  another place for config.env
+#   HUGIND_CONFIG_ENV=...  another place for config.env; HUGIND_DOTENV=...: for .env
 set -eu
 
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd -P)
 root=$(dirname -- "$here")
 venv="$here/.venv"
-env_file=${HUGIND_CONFIG_ENV:-"$here/config.env"}
-case "$env_file" in /*) ;; *) env_file="$PWD/$env_file" ;; esac
+. "$here/environment.sh"
 extras=""
 offline=no
 
@@ -84,6 +83,13 @@ LLAMA_SERVER_HOST=127.0.0.1
 LLAMA_SERVER_PORT=8000
 # A config of the hugind home (see: hugind config list), or several: LLAMA_MODEL="one two"
 LLAMA_MODEL=demo
+# 1: nobody is served without a key, and the gateway listens on LLAMA_PROXY_PORT instead of LLAMA_SERVER_PORT. Users and
+# their keys: ./bin/user_management_cli.sh
+LLAMA_PROXY_ENABLED=0
+LLAMA_PROXY_PORT=8001
+# So many requests of each user in any so many seconds, unless a user has limits of their own; 0: no limit
+LLAMA_PROXY_RATE_LIMIT=60
+LLAMA_PROXY_RATE_WINDOW_SECONDS=60
 EOF
         mv "$env_file.part" "$env_file"
     )
@@ -92,18 +98,39 @@ EOF
 
 put_demo() {
     (
-        set -a
-        # shellcheck disable=SC1090
-        . "$env_file" # HUGIND_HOME may be set there
-        set +a
+        load_environment # HUGIND_HOME may be set there
         "$venv/bin/hugind" config demo --quiet
     )
+}
+
+# SQLite is made by itself; a PostgreSQL that is named may be away. The key is shown, and kept: nobody can ask for it again.
+make_admin() {
+    grep -q HUGIND_ADMIN_KEY "$env_file" && return
+    if ! key=$(load_environment && "$venv/bin/hugind" db init --first-admin); then
+        say "going on without users; once the database can be used: ./bin/bootstrap_user_cli.sh"
+        return
+    fi
+    [ -z "$key" ] || echo "$key"
+    if ! admin_lines >>"$env_file" || ! chmod 600 "$env_file"; then
+        say "it could not be kept in $env_file"
+    fi
+}
+
+admin_lines() {
+    echo
+    if [ -n "$key" ]; then
+        echo "# Opens everything, users and their keys too: for the admin API. hugind's own commands need none."
+        echo "HUGIND_ADMIN_KEY=$key"
+    else
+        echo "# No HUGIND_ADMIN_KEY: there was a user 'admin' already. Another key: hugind key create --user admin --scopes all"
+    fi
 }
 
 make_venv
 install_packages
 write_config
 put_demo
+make_admin
 if [ "$offline" = no ] && [ -z "$extras" ] && grep -q '^LLAMA_MODEL=demo$' "$env_file"; then
     say "LLAMA_MODEL is the demo, which answers with noise; for a real model see README.md"
 fi

@@ -128,6 +128,11 @@ class ServerSection(_Section):
     api_key: SecretStr | None = Field(None, description="A key that opens this config's engine and no other.")
     concurrency: int = Field(1, ge=1, le=64, description="Workers: llama-server processes of this model.")
     max_slots: int = Field(2, ge=1, le=256, description="Slots of each worker: turns served at the same time.")
+    scheduling: Literal["batch", "turns"] = Field(
+        "batch",
+        description="`batch` fills the slots; `turns` gives a worker to one turn at a time, the whole of it, and its "
+        "slots only keep who was there.",
+    )
 
 
 class SessionsSection(_Section):
@@ -155,6 +160,14 @@ class LimitsSection(_Section):
 
     max_queue: int = Field(64, ge=0, le=100_000, description="Requests that may wait for a slot; more get 503.")
     max_wait_s: float = Field(120, gt=0, description="Seconds that a request waits for a slot, then it gets 503.")
+    max_load_wait_s: float = Field(
+        600, gt=0, description="Seconds that a request waits for an engine that loads; `max_wait_s` begins after that."
+    )
+    keepalive_s: float = Field(
+        10,
+        ge=0,
+        description="A stream that waits says so to its client after so many seconds, again and again; 0: never.",
+    )
     max_body_mb: float = Field(20, gt=0, le=1024, description="Largest request body.")
 
 

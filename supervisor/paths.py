@@ -55,6 +55,16 @@ class Home:
         """Keys of encrypted sessions, a file for each owner: apart, so that a backup can leave them out."""
         return self.root / "session_keys"
 
+    @property
+    def database(self) -> Path:
+        """Users, keys and usage, where no PostgreSQL is named."""
+        return self.root / "hugind.db"
+
+    @property
+    def usage(self) -> Path:
+        """Usage that is not in the database yet, a folder for each gateway."""
+        return self.root / "usage"
+
     def config(self, name: str) -> Path:
         """The file of the config `name`.
 
@@ -75,9 +85,18 @@ class Home:
 
     def create(self) -> None:
         """Make the private folders. Blocks on the disk."""
-        for folder in (self.root, self.configs, self.logs, self.run, self.slots, self.sessions, self.session_keys):
+        for folder in (
+            self.root,
+            self.configs,
+            self.logs,
+            self.run,
+            self.slots,
+            self.sessions,
+            self.session_keys,
+            self.usage,
+        ):
             folder.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-        for private in (self.run, self.logs, self.slots, self.sessions, self.session_keys):
+        for private in (self.run, self.logs, self.slots, self.sessions, self.session_keys, self.usage):
             private.chmod(DIRECTORY_MODE)
 
 

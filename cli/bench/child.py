@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from hugind.supervisor.errors import HugindError
+from hugind.supervisor.paths import Home
 from hugind.supervisor.process import ChildProcess
 
 POLL_S = 0.05
 LAST_WORDS = 1000
+_NOT_FOR_BENCHES = ("LLAMA_", "POSTGRES_AUTH_", "DATABASE_URL")
+"""How the names of variables begin that point at somebody's own key, limits, address or database."""
 
 
 async def start_child(
@@ -52,3 +56,9 @@ async def start_child(
     except TimeoutError:
         raise HugindError(f"{name} was not ready within {timeout_s:g} s") from None
     return child
+
+
+def bench_environment(home: Home, **more: str) -> dict[str, str]:
+    """Ours, for what runs in `home`: it is to know no key, no limits and no database from elsewhere."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_FOR_BENCHES)}
+    return {**kept, "HUGIND_HOME": str(home.root), **more}

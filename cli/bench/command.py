@@ -1,4 +1,4 @@
-"""`hugind bench`: what the gateway costs on this machine, and what its sessions save."""
+"""`hugind bench`: what the gateway costs on this machine, what its sessions save, and who waits how long."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from hugind.cli.bench.fairness import FairnessBenchResult
     from hugind.cli.bench.gateway import GatewayBenchResult
     from hugind.cli.bench.sessions import SessionBenchResult
 
@@ -94,6 +95,62 @@ def sessions(
         _print_sessions(result)
 
 
+@bench_app.command()
+def fairness(
+    model: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A GGUF file.", show_default="80 M random weights, made here"),
+    ] = None,
+    heavy: Annotated[int, typer.Option(min=1, max=256, help="Turns that the heavy user always has in flight.")] = 32,
+    light: Annotated[int, typer.Option(min=1, max=64, help="Users with one turn at a time.")] = 4,
+    share: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Of the machine, what the light users ask for together.")
+    ] = 0.2,
+    slots: Annotated[int, typer.Option(min=1, max=32, help="Slots that all share.")] = 2,
+    binary: Annotated[
+        str | None,
+        typer.Option("--binary", "--lib", help="A llama-server, a folder that holds one, a libllama, or 'embedded'."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Few turns: shows that it works, measures little.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Who waits how long for a slot, and who gets how many tokens, when one user asks for everything.
+
+    Two policies in one run, in alternating blocks. fifo: everybody shares one key, with `scheduling: batch`, so that
+    turns start in the order of arrival, as at a server that knows no users. fair: a key for each user, with
+    `scheduling: turns`.
+
+    Light users have one turn at a time beside the heavy one, and read between turns, so that together they ask for
+    `--share` of the machine; the same is measured without pauses, where most of what they wait is each other. Waits
+    are the gateway's x-hugind-queue-ms, told in milliseconds and in turns: one is the median time that a turn takes
+    alone on the idle engine, the same for both policies.
+
+    Jain's index is of the tokens, prompts and answers, that four equally busy users with answers of 8 to 64 tokens get
+    in the same time: 1 where all get the same.
+
+    Everything happens in a temporary home; each policy loads the model once. It takes as long as 2,800 turns: about
+    three minutes on two cores without a GPU.
+    """
+    from hugind.cli import output
+    from hugind.cli.bench.fairness import FairnessBenchOptions, run_fairness_bench
+    from hugind.supervisor.llama.binary import resolve_binary
+    from hugind.supervisor.settings import load_settings, read_environment
+
+    options = FairnessBenchOptions(
+        light=light,
+        heavy=heavy,
+        slots=slots,
+        share=share,
+        model=model.absolute() if model else None,
+        binary=resolve_binary(binary, settings=load_settings(read_environment().home).lib),
+    )
+    result = run_fairness_bench(options.quick() if quick else options, output.say)
+    if as_json:
+        output.print_json(result.as_json())
+    else:
+        _print_fairness(result)
+
+
 def _numbers(words: list[str], option: str, *, at_least: int) -> tuple[int, ...]:
     try:
         numbers = tuple(int(number) for word in words for number in word.split(","))
@@ -110,6 +167,14 @@ def _print_sessions(result: SessionBenchResult) -> None:
     for run in result.runs:
         columns = ("first token", "median ms", "p99 ms", "x best", "asked")
         output.print_table(str(run), columns, run.rows())
+
+
+def _print_fairness(result: FairnessBenchResult) -> None:
+    from hugind.cli import output
+
+    policies: dict[str, str] = result.about["policies"]
+    title = "\n".join(f"{name}: {words}" for name, words in policies.items())
+    output.print_table(title, ("figure", *policies, "asked of fair"), result.figures.rows())
 
 
 def _print_table(result: GatewayBenchResult) -> None:

@@ -19,11 +19,11 @@ class Latency:
 
     @property
     def p50_ms(self) -> float:
-        return self._quantile(50)
+        return self.quantile_ms(50)
 
     @property
     def p99_ms(self) -> float:
-        return self._quantile(99)
+        return self.quantile_ms(99)
 
     @property
     def mean_ms(self) -> float:
@@ -32,7 +32,8 @@ class Latency:
     def __add__(self, other: Latency) -> Latency:
         return Latency(self.samples_ms + other.samples_ms)
 
-    def _quantile(self, percent: int) -> float:
+    def quantile_ms(self, percent: int) -> float:
+        """What so many percent of the samples do not exceed; between two samples in proportion."""
         if len(self.samples_ms) == 1:
             return self.samples_ms[0]
         return statistics.quantiles(self.samples_ms, n=100, method="inclusive")[percent - 1]

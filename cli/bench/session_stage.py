@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from hugind.cli.bench.child import POLL_S, start_child
+from hugind.cli.bench.child import POLL_S, bench_environment, start_child
 from hugind.cli.bench.conversation import Chat
 from hugind.cli.bench.target import Target, is_answering
 from hugind.cli.client import GatewayClient
@@ -140,12 +140,11 @@ class BenchGateway:
 
     async def _start(self) -> None:
         argv = [sys.executable, "-m", "hugind.cli.main", *f"server start {NAME} --host 127.0.0.1 --port 0".split()]
-        variables = {"HUGIND_HOME": str(self.home.root), "LLAMA_API_KEY": self._key}
         try:
             await start_child(
                 self._life, argv,
-                name="gateway", folder=self.home.logs, env={**os.environ, **variables}, is_ready=self._is_ready,
-                timeout_s=READY_TIMEOUT_S, stop_s=STOP_S,
+                name="gateway", folder=self.home.logs, env=bench_environment(self.home, LLAMA_API_KEY=self._key),
+                is_ready=self._is_ready, timeout_s=READY_TIMEOUT_S, stop_s=STOP_S,
             )  # fmt: skip
             assert self._record is not None
             chat = Chat("hugind", self._record.url, model=NAME, key=self._key)

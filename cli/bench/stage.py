@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import socket
@@ -13,10 +12,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hugind.cli.bench.child import start_child
+from hugind.cli.bench.child import bench_environment, start_child
 from hugind.cli.bench.standin import write_launcher
 from hugind.cli.bench.target import Target, is_answering
 from hugind.supervisor.errors import HugindError
+from hugind.supervisor.paths import Home
 
 READY_TIMEOUT_S = 60
 STOP_S = 20
@@ -136,9 +136,7 @@ async def _start_gateway(stack: AsyncExitStack, folder: Path, launcher: Path, mo
     port = _free_port()
     target = Target("gateway", ("127.0.0.1", port), {"Authorization": f"Bearer {key}"})
     argv = [sys.executable, "-m", "hugind.cli.main", *f"server start bench --host 127.0.0.1 --port {port}".split()]
-    return await _start(
-        stack, folder, "gateway", argv, {"HUGIND_HOME": str(folder), "LLAMA_API_KEY": key}, target, "/readyz"
-    )
+    return await _start(stack, folder, "gateway", argv, {"LLAMA_API_KEY": key}, target, "/readyz")
 
 
 async def _start_nginx(stack: AsyncExitStack, folder: Path, program: str, upstream: Target) -> Actor:
@@ -164,7 +162,7 @@ async def _start(
         argv,
         name=name,
         folder=folder,
-        env={**os.environ, **variables},
+        env=bench_environment(Home(folder), **variables),
         is_ready=lambda: is_answering(target, health),
         timeout_s=READY_TIMEOUT_S,
         stop_s=STOP_S,

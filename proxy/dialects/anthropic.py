@@ -36,7 +36,8 @@ class MessageStream:
     """Turns the engine's chat chunks into a message's events; lives as long as that one stream.
 
     Feed every chunk, then call `finish` once the engine's stream has ended. Ask the engine for
-    `stream_options.include_usage`, and for `return_progress` if `message_start` is to know the input's size.
+    `stream_options.include_usage`, and for `return_progress` if `message_start` is to know the input's size, and a long
+    prompt is not to be silent.
     """
 
     def __init__(self, requested_model: str) -> None:
@@ -56,7 +57,7 @@ class MessageStream:
             return b""
         raise_if_error(chunk)
         self._usage = _usage(chunk, self._usage)
-        events = [] if self._started else [self._start(chunk)]
+        events = [self._start(chunk)] if not self._started else [ping_event()] if "prompt_progress" in chunk else []
         for choice in chunk.get("choices") or ():
             delta = choice.get("delta") or {}
             if thought := delta.get("reasoning_content"):

@@ -1,66 +1,162 @@
-"""For those who run the gateway: its engines and workers, and a way to restart them."""
+"""The engines of a gateway, for those who run it: how they are, who waits, restart and reload."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Literal
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
 
 from hugind.proxy.errors import ApiError
 from hugind.proxy.gateway import Gateway
 from hugind.proxy.reload import Reloader
-from hugind.proxy.routes.status import principal_of
+from hugind.proxy.routes.callers import actor_of, principal_of
+from hugind.proxy.routes.operators import operators_router
+from hugind.proxy.routes.records import Records
+from hugind.proxy.waits import WaitsFor
 from hugind.supervisor.errors import HugindError
 
-PREFIX = "/admin"
+
+class Worker(BaseModel):
+    """One llama-server."""
+
+    index: int
+    state: str
+    pid: int | None
+    reason: str | None
+    """Why it is not ready, with the engine's own words; or how it last ended."""
+    since_s: float
+    """Seconds in this state."""
+    restarts: int
+    in_flight: int
+    slots: int
+    endpoint: str | None
+    log: str
 
 
-def admin_router(gateway: Gateway, reloader: Reloader | None) -> APIRouter:
-    """Routes for principals with `is_admin`; everybody else gets 403. Without a reloader none reloads."""
-    router = APIRouter(prefix=PREFIX)
+class Engine(BaseModel):
+    """The workers of one config."""
+
+    name: str
+    state: str
+    """ready (at least one worker is), loading, draining, failed or stopped."""
+    task: str
+    reason: str | None
+    binary: str
+    workers: list[Worker]
+    waiting: int
+    """Turns that wait for a slot."""
+    free_slots: int
+
+
+class Restarting(BaseModel):
+    status: Literal["restarting"] = "restarting"
+    engine: str
+
+
+class Reloaded(BaseModel):
+    """Engines by what became of them."""
+
+    added: list[str]
+    removed: list[str]
+    replaced: list[str]
+    kept: list[str]
+
+
+class Turn(BaseModel):
+    """A turn that waits, or runs."""
+
+    request_id: str
+    user: str
+    end_user: str | None
+    """On whose behalf a delegating key asked."""
+    session: str | None
+    priority: int
+    since_s: float
+    """Seconds that it has waited, or run."""
+
+
+class Waiting(Turn):
+    waits_for: WaitsFor = Field(alias="for")
+    position: int | None
+    """1 is next; null: it waits for an earlier turn of its session, and is in no queue yet."""
+
+
+class Running(Turn):
+    worker: int
+    slot: int
+
+
+class Queue(BaseModel):
+    """Who waits for an engine, and for whom."""
+
+    engine: str
+    scheduling: str
+    free_slots: int
+    waiting: list[Waiting]
+    """In the order in which they would be served now."""
+    running: list[Running]
+
+
+class Queues(BaseModel):
+    engines: list[Queue]
+
+
+def admin_router(gateway: Gateway, reloader: Reloader | None, records: Records) -> APIRouter:
+    """Without a reloader none reloads."""
+    router = operators_router("engines")
 
     @router.get("/engines")
-    async def engines(request: Request) -> list[dict[str, Any]]:
-        """Every engine with its workers, and who waits."""
-        require_admin(request)
+    async def list_engines() -> list[Engine]:
+        """Every engine with its workers."""
         return [
-            {
-                **asdict(engine.status()),
-                "waiting": gateway.leases(engine).waiting,
-                "free_slots": gateway.leases(engine).free,
-            }
+            Engine.model_validate(
+                {
+                    **asdict(engine.status()),
+                    "waiting": gateway.leases(engine).waiting,
+                    "free_slots": gateway.leases(engine).free,
+                }
+            )
             for engine in gateway.fleet.engines.values()
         ]
 
+    @router.get("/queue")
+    async def show_queue() -> Queues:
+        """Who waits for what, and since when."""
+        queues = []
+        for engine in gateway.fleet.engines.values():
+            leases = gateway.leases(engine)
+            queues.append(
+                Queue(
+                    engine=engine.name,
+                    scheduling=engine.config.server.scheduling,
+                    free_slots=leases.free,
+                    waiting=[Waiting(**turn) for turn in leases.waiting_list()],
+                    running=[Running(**turn) for turn in leases.running_list()],
+                )
+            )
+        return Queues(engines=queues)
+
     @router.post("/engines/{name}/restart", status_code=202)
-    async def restart(name: str, request: Request) -> dict[str, str]:
+    async def restart_engine(name: str, request: Request) -> Restarting:
         """Give every worker of an engine a fresh process; also the way out of `failed`."""
-        require_admin(request)
         gateway.engine_for(name, principal_of(request)).restart()
-        return {"status": "restarting", "engine": name}
+        await records.note(actor_of(request), "engine.restart", name)
+        return Restarting(engine=name)
 
     if reloader is None:
         return router
 
     @router.post("/reload")
-    async def reload(request: Request) -> dict[str, Any]:
-        """Read the configs anew and exchange the engines that changed; returns when the old ones are gone."""
-        require_admin(request)
+    async def reload_configs(request: Request) -> Reloaded:
+        """Read configs and settings anew and exchange the engines that changed; returns when the old ones are gone."""
         try:
-            return asdict(await reloader.reload())
+            difference = asdict(await reloader.reload())
         except HugindError as error:
             hint = f" ({error.hint})" if error.hint else ""
             raise ApiError(400, error.message + hint, code="config_error") from error
+        await records.note(actor_of(request), "gateway.reload", "gateway", difference)
+        return Reloaded(**difference)
 
     return router
-
-
-def require_admin(request: Request) -> None:
-    """Refuse everybody else.
-
-    Raises:
-        ApiError: 403.
-    """
-    if not principal_of(request).is_admin:
-        raise ApiError(403, "this needs the admin's key", code="not_admin")

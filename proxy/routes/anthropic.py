@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from hugind.proxy.access.auth import believed_header
 from hugind.proxy.access.principal import Principal
-from hugind.proxy.dialects.anthropic import MessageStream, from_chat
+from hugind.proxy.dialects.anthropic import MessageStream, from_chat, ping_event
 from hugind.proxy.dialects.anthropic_request import to_chat
 from hugind.proxy.dialects.errors import DialectError
 from hugind.proxy.dialects.openai import ChatAssembler
@@ -11,9 +14,10 @@ from hugind.proxy.errors import ApiError
 from hugind.proxy.exchange import Exchange
 from hugind.proxy.forward import assemble, relay_translated
 from hugind.proxy.gateway import Gateway, Handler
+from hugind.proxy.keepalive import keep_alive
 from hugind.proxy.routes.openai import count, read_request, refuse_many_choices
 from hugind.proxy.sessions.talks import chat_talk, owner_of
-from hugind.proxy.turn import take_turn
+from hugind.proxy.turn import find_scope, take_turn
 from hugind.supervisor.llama.stream import EngineStream
 from hugind.supervisor.spawn import Spawn
 
@@ -27,9 +31,10 @@ async def messages(gateway: Gateway, exchange: Exchange, principal: Principal) -
     except DialectError as error:
         raise ApiError(400, error.message, param=error.param) from None
     keeper = gateway.keeper(engine)
-    scope = await keeper.scope(owner_of(principal.name, request))
+    keep_alive(exchange, request, engine.config.limits.keepalive_s, ping_event())
+    scope = await find_scope(keeper, exchange, owner_of(principal.name, exchange.end_user, request))
     chat["messages"] = keeper.system_prompt.put_before(chat["messages"])
-    talk = chat_talk(scope, exchange.header, chat, history=engine.config.chat.history)
+    talk = chat_talk(scope, partial(believed_header, exchange), chat, history=engine.config.chat.history)
     chat["stream"] = True
     chat["stream_options"] = {"include_usage": True}
     if request.get("stream") is True:

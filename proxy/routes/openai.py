@@ -6,17 +6,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
+from hugind.proxy.access.auth import believed_header
 from hugind.proxy.access.principal import Principal
+from hugind.proxy.admission import admit
 from hugind.proxy.dialects.choices import Choices
 from hugind.proxy.dialects.openai import ChatAssembler, CompletionAssembler, NativeAssembler, ResponsesAssembler
 from hugind.proxy.errors import ApiError
 from hugind.proxy.exchange import Exchange
-from hugind.proxy.forward import Assembler, assemble, relay_choice, relay_stream
+from hugind.proxy.forward import Assembler, assemble, prompt_tokens_of, relay_choice, relay_stream
 from hugind.proxy.gateway import Gateway, Handler
+from hugind.proxy.keepalive import keep_alive
 from hugind.proxy.sessions.keeper import Keeper
 from hugind.proxy.sessions.talks import Header, bare_talk, chat_talk, owner_of, responses_talk, text_talk
 from hugind.proxy.sessions.transcript import Scope, Talk
-from hugind.proxy.turn import pass_through, take_slot, take_turn
+from hugind.proxy.turn import find_scope, pass_through, take_slot, take_turn
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.llama.stream import EngineStream
 from hugind.supervisor.spawn import Spawn
@@ -47,8 +50,9 @@ async def generate(
     engine, request = await read_request(gateway, exchange, principal, task="chat")
     wanted = take_choices(request, exchange.scope["path"])
     keeper = gateway.keeper(engine)
-    scope = await keeper.scope(owner_of(principal.name, request))
-    talk = make_talk(scope, exchange.header, request)
+    keep_alive(exchange, request, engine.config.limits.keepalive_s)
+    scope = await find_scope(keeper, exchange, owner_of(principal.name, exchange.end_user, request))
+    talk = make_talk(scope, partial(believed_header, exchange), request)
     is_stream = request.get("stream") is True
     if not is_stream:
         request["stream"] = True
@@ -115,6 +119,7 @@ async def compute(gateway: Gateway, exchange: Exchange, principal: Principal, *,
     async def answer(_: Spawn, response: EngineStream) -> None:
         body = await response.read()
         exchange.heard_upstream()
+        exchange.prompt_tokens = prompt_tokens_of(body)
         await exchange.respond(200, body)
 
     await take_slot(gateway.leases(engine), exchange, exchange.scope["path"], request, answer)
@@ -129,19 +134,23 @@ async def count(gateway: Gateway, exchange: Exchange, principal: Principal) -> N
 async def read_request(
     gateway: Gateway, exchange: Exchange, principal: Principal, *, task: Task | None
 ) -> tuple[Engine, dict[str, Any]]:
-    """The engine that a request means, and its body.
+    """The engine that a request means, and its body. The request is admitted then.
 
     Raises:
-        ApiError: 400 or 413 for the body, 404 for the model, 400 when the model is not made for this route.
+        ApiError: 400 or 413 for the body, 404 for the model, 400 when the model is not made for this route, 429 when
+            the caller has used up a limit.
     """
     visible = gateway.visible_engines(principal)
     limit_mb = max((engine.config.limits.max_body_mb for engine in visible), default=1)
+    if gateway.books.records_content:
+        exchange.copy = []
     request = await exchange.read_json(int(limit_mb * 1048576))
     engine = gateway.engine_for(request.get("model"), principal)
     made_for = engine.config.model.task
     if task is not None and made_for != task:
         path = exchange.scope["path"]
         raise ApiError(400, f"'{engine.name}' serves {made_for}, and {path} needs a model for {task}", param="model")
+    await admit(exchange, gateway.books, engine.name, engine.config.context.ctx_size, request)
     return engine, request
 
 

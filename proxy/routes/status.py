@@ -9,8 +9,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from hugind.proxy.access.principal import Principal
 from hugind.proxy.gateway import Gateway
+from hugind.proxy.routes.callers import principal_of
 from hugind.proxy.sessions.desk import ability_of
 from hugind.supervisor.engine import Engine
 
@@ -21,7 +21,7 @@ _READ = ["GET", "HEAD"]  # load balancers ask with either
 
 def status_router(gateway: Gateway) -> APIRouter:
     """The routes about the gateway as a whole and its models."""
-    router = APIRouter()
+    router = APIRouter(include_in_schema=False)
     created = int(time.time())
     release = version("hugind")
 
@@ -63,13 +63,6 @@ def status_router(gateway: Gateway) -> APIRouter:
         return _model(gateway, gateway.engine_for(name, principal_of(request)), created)
 
     return router
-
-
-def principal_of(request: Request) -> Principal:
-    """Who asks; `app` has authenticated them."""
-    principal = request.scope["principal"]
-    assert isinstance(principal, Principal)
-    return principal
 
 
 def _model(gateway: Gateway, engine: Engine, created: int) -> dict[str, Any]:

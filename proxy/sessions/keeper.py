@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from hugind.proxy.errors import ApiError
-from hugind.proxy.leases import RETRY_AFTER_S, Lease, Leases
-from hugind.proxy.queue import Place
+from hugind.proxy.leases import NOBODY, RETRY_AFTER_S, Lease, Leases
+from hugind.proxy.queue import Asker, Place
 from hugind.proxy.sessions.history import History
 from hugind.proxy.sessions.policy import Policy
 from hugind.proxy.sessions.record import Label, Owner, Session
@@ -53,25 +53,31 @@ class Keeper:
 
     # ---- one turn
 
-    async def scope(self, owner: Owner) -> Scope:
+    @property
+    def is_ready(self) -> bool:
+        """Whether `scope` answers at once."""
+        return self.policy.identity is not None
+
+    async def scope(self, owner: Owner, asker: Asker = NOBODY) -> Scope:
         """Where the sessions of `owner` are. Waits for the engine's first worker.
 
         Raises:
             ApiError: as `Leases.acquire`.
         """
         if self.policy.identity is None:
-            self.leases.release(await self.leases.acquire())
+            await self.leases.until_ready(asker)
         assert self.policy.identity is not None
         return Scope(owner, self.engine.name, self.policy.identity.model)
 
     @asynccontextmanager
-    async def session(self, talk: Talk) -> AsyncIterator[Session]:
+    async def session(self, talk: Talk, asker: Asker = NOBODY) -> AsyncIterator[Session]:
         """The session of a request: the one that it continues, or a new one. Nobody else has it meanwhile.
 
         Raises:
-            ApiError: 503 when an earlier request of the session took longer than `limits.max_wait_s`.
+            ApiError: 503 when an earlier request of the session took longer than `limits.max_wait_s`; as
+                `Leases.acquire` when too many wait.
         """
-        session = await self._enter(talk)
+        session = await self._enter(talk, asker)
         chain, turns = session.chain, session.turns
         if not talk.is_kept:
             self.store.learn(session, talk.chain)
@@ -237,16 +243,21 @@ class Keeper:
 
     # ---- which session
 
-    async def _enter(self, talk: Talk) -> Session:
+    async def _enter(self, talk: Talk, asker: Asker) -> Session:
         """Pick a session and wait for its earlier turn; look again after that, because it may have gone elsewhere."""
+        session = self._pick(talk)
+        if not session.turn_lock.locked() and not self.leases.is_awaited(session.id):
+            await session.turn_lock.acquire()
+            return session
         try:
-            async with asyncio.timeout(self.engine.config.limits.max_wait_s):
+            async with self.leases.aside(asker, session.id) as aside:
                 while True:
-                    session = self._pick(talk)
                     await session.turn_lock.acquire()
                     if self.store.sessions.get(session.id) is session and self._fits(session, talk):
                         return session
                     session.turn_lock.release()
+                    session = self._pick(talk)
+                    aside.session = session.id
         except TimeoutError:
             raise ApiError(
                 503, "an earlier request of this session is still being served", code="session_busy",

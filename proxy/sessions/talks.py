@@ -13,6 +13,8 @@ SESSION_HEADER = b"x-hugind-session"
 HISTORY_HEADER = b"x-hugind-history"
 MAX_NAME = 256
 
+CHAT_HEADER = b"x-openwebui-chat-id"
+
 Header = Callable[[bytes], bytes | None]
 """The value of a request header."""
 
@@ -20,8 +22,10 @@ _KEPT_NAME = "history"
 """Of the conversation that a `user` has with a model where no other id is given."""
 
 
-def owner_of(principal: str, request: dict[str, Any]) -> Owner:
-    """Who asks: the principal, and which of its people where the request says so."""
+def owner_of(principal: str, end_user: str | None, request: dict[str, Any]) -> Owner:
+    """Who asks: the principal, and which of its people where the key may name them, or the request does."""
+    if end_user is not None:
+        return Owner(principal, end_user)
     for value in (request.get("user"), request.get("safety_identifier"), _anthropic_user(request)):
         if isinstance(value, str) and value:
             return Owner(principal, value)
@@ -92,7 +96,7 @@ def _name(header: Header, request: dict[str, Any]) -> str | None:
     conversation = request.get("conversation")
     if isinstance(conversation, dict):
         conversation = conversation.get("id")
-    given = (header(SESSION_HEADER) or b"").decode("utf-8", "replace")
+    given = (header(SESSION_HEADER) or header(CHAT_HEADER) or b"").decode("utf-8", "replace")
     for value in (given, request.get("prompt_cache_key"), conversation):
         if isinstance(value, str) and value:
             if len(value) > MAX_NAME:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.cli.hugind_command import hugind
+from tests.cli.hugind_command import either, hugind
 
-__all__ = ["hugind"]
+__all__ = ["either", "hugind"]

@@ -7,16 +7,25 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from hugind.supervisor.paths import Home
+from hugind.supervisor.run_folder import GatewayRecord, ProcessId
 from tests.homes import note_home
 
 TIMEOUT_S = 60
 KEY = "hgd_test"
+
+
+def is_setting(variable: str) -> bool:
+    """Whether an environment variable would have hugind do something else than a test expects."""
+    return variable.startswith(("LLAMA_", "POSTGRES_AUTH_")) or variable == "DATABASE_URL"
 
 
 class HugindCommand:
@@ -25,9 +34,10 @@ class HugindCommand:
     def __init__(self, home: Path) -> None:
         self.home = home
         note_home(Home(home))
-        self.env = {**os.environ, "HUGIND_HOME": str(home), "LLAMA_API_KEY": KEY}
-        for variable in ("LLAMA_SERVER_HOST", "LLAMA_SERVER_PORT"):
-            self.env.pop(variable, None)
+        self.env = {**os.environ, "HUGIND_HOME": str(home)}
+        for variable in [name for name in self.env if is_setting(name)]:
+            del self.env[variable]
+        self.env["LLAMA_API_KEY"] = KEY
 
     def __call__(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run to the end."""
@@ -44,6 +54,18 @@ class HugindCommand:
         """What it prints with --json, whatever the exit code."""
         return json.loads(self(*arguments, "--json").stdout)
 
+    def use_postgres(self, address: str) -> None:
+        """Have the environment name this database, part by part."""
+        url = make_url(address)
+        parts = {
+            "HOST": url.host or url.query["host"],
+            "PORT": url.port,
+            "DB": url.database,
+            "USER": url.username,
+            "PASSWORD": url.password,
+        }
+        self.env.update({f"POSTGRES_AUTH_{name}": str(value) for name, value in parts.items() if value})
+
     def write_config(self, name: str, text: str) -> Path:
         """A config in the home."""
         path = self.home / "configs" / f"{name}.yml"
@@ -56,9 +78,32 @@ class HugindCommand:
         self("server", "stop")
 
 
+@contextmanager
+def silent_gateway(home: Path) -> Iterator[GatewayRecord]:
+    """A gateway of the home that runs, as far as its record says, and does not answer. Not to be stopped: it is us."""
+    record = GatewayRecord(ProcessId.of_this(), "127.0.0.1", 1, ("demo",), "token", (), str(home / "logs/gateway.log"))
+    file = home / "run" / str(record.process.pid) / "gateway.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(asdict(record)))
+    try:
+        yield record
+    finally:
+        file.unlink()
+        file.parent.rmdir()
+
+
 @pytest.fixture
 def hugind(tmp_path: Path) -> Iterator[HugindCommand]:
     """`hugind` in a fresh home."""
     command = HugindCommand(tmp_path / "home")
     yield command
     command.close()
+
+
+@pytest.fixture
+def either(hugind: HugindCommand, database_address: str) -> HugindCommand:
+    """`hugind` in a fresh home: with SQLite there, and with a PostgreSQL that is ready."""
+    if database_address.startswith("postgresql"):
+        hugind.use_postgres(database_address)
+        assert hugind("db", "init").returncode == 0
+    return hugind

@@ -22,7 +22,7 @@ class FakeAdmin(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The engines; and an export that breaks off."""
-        if self.path == "/admin/sessions/ses_cut/export":
+        if self.path == "/admin/v1/sessions/ses_cut/export":
             self.send_response(200)
             self.send_header("Content-Length", "1000")
             self.end_headers()
@@ -34,7 +34,7 @@ class FakeAdmin(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """A restart; only of demo."""
-        known = self.path == "/admin/engines/demo/restart"
+        known = self.path == "/admin/v1/engines/demo/restart"
         self._answer(202 if known else 404, {} if known else {"error": {"message": "there is no model 'x' here"}})
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name

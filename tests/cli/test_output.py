@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 
 import pytest
@@ -43,3 +45,25 @@ def test_nobody_elses_text_moves_the_cursor() -> None:
     """What a terminal would obey is replaced; lines, tabs and letters of all kinds stay."""
     assert output.plain("a\tb\nc \u00e9\u4f60") == "a\tb\nc \u00e9\u4f60"
     assert output.plain("\x1b[2Jx\x07\r\x9b") == "\ufffd[2Jx\ufffd\ufffd\ufffd"
+
+
+def test_no_cell_is_a_formula(capsys: pytest.CaptureFixture[str]) -> None:
+    """A spreadsheet takes what others wrote for text; numbers stay numbers, and lines and quotes stay in their cell."""
+    evil = ("=1+1", "+1", "-1", "@sum", " =1", "\t=1", "\uff1dx")
+    output.print_csv(("name", "count"), [*((cell, -1) for cell in evil), ('a "b",\nc\x1b', None)])
+    printed = capsys.readouterr().out
+
+    rows = list(csv.reader(io.StringIO(printed)))
+    assert rows[0] == ["name", "count"]
+    assert rows[1:-1] == [[f"'{cell}", "-1"] for cell in evil]
+    assert rows[-1] == ['a "b",\nc\ufffd', ""]
+
+
+def test_bars_are_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """One for each that is done, none on the way."""
+    with output.bars() as show:
+        show("users", 0, 2)
+        show("users", 2, 2)
+        show("requests", 1000, 2000)
+
+    assert capsys.readouterr().err == "users: 2\n"

@@ -49,7 +49,7 @@ class GatewayProcess:
     def engine(self, name: str) -> dict[str, Any]:
         """One engine, as the admin route tells."""
         token = live_gateways(self.home)[0].token
-        answer = self.client.get("/admin/engines", headers={"Authorization": f"Bearer {token}"})
+        answer = self.client.get("/admin/v1/engines", headers={"Authorization": f"Bearer {token}"})
         engine: dict[str, Any] = next(engine for engine in answer.json() if engine["name"] == name)
         return engine
 

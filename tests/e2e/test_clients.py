@@ -200,7 +200,7 @@ def test_only_health_needs_no_key(gateway: GatewayProcess) -> None:
     client = gateway.client
     asked = {
         path: client.get(path, headers={"Authorization": ""}).status_code
-        for path in ("/health", "/livez", "/readyz", "/version", "/v1/models", "/admin/engines", "/slots", "/nope")
+        for path in ("/health", "/livez", "/readyz", "/version", "/v1/models", "/admin/v1/engines", "/slots", "/nope")
     }
     posted = {
         path: client.post(path, headers={"Authorization": ""}, json={}).status_code

@@ -13,11 +13,13 @@ from typing import Any
 import httpx
 
 from hugind.cli.bench.standin import write_launcher
-from hugind.proxy.access.auth import Keyring
+from hugind.proxy.access.auth import Doorman, Keyring
 from hugind.proxy.access.principal import ALL_SCOPES, Principal
 from hugind.proxy.app import App
+from hugind.proxy.books import Books, Rules
 from hugind.proxy.gateway import Gateway
 from hugind.proxy.leases import Leases
+from hugind.proxy.records.database import parse_address
 from hugind.proxy.server import BoundedConnection, Server, bind
 from hugind.proxy.sessions.stores import Stores
 from hugind.proxy.start import open_slot_folder
@@ -27,6 +29,7 @@ from hugind.supervisor.fleet import Fleet
 from hugind.supervisor.llama.binary import resolve_binary
 from hugind.supervisor.paths import Home
 from hugind.supervisor.run_folder import own_run_folder
+from hugind.supervisor.settings import Settings
 from hugind.supervisor.spawn import Spawn
 from hugind.supervisor.worker import Worker
 from tests.eventually import eventually
@@ -90,6 +93,10 @@ async def serving(
     configs: Mapping[str, Config],
     *,
     keyring: Keyring | None = None,
+    settings: Settings | None = None,
+    rules: Rules | None = None,
+    database_address: str | None = None,
+    needs_key: bool = False,
     connection: type[BoundedConnection] = BoundedConnection,
     drain_s: float = 5,
     is_ready: bool = True,
@@ -118,7 +125,9 @@ async def serving(
             )
             for name, config in configs.items()
         }
-        gateway = Gateway(Fleet(engines), keyring, stores)
+        books = make_books(home, settings, rules, database_address)
+        doorman = Doorman(keyring, books.keys, needs_key=needs_key)
+        gateway = Gateway(Fleet(engines), doorman, stores, books)
         server = Server(App(gateway), drain_s=drain_s, on_listening=listening.set, connection=connection)
         async with asyncio.TaskGroup() as group:
             group.create_task(server.serve(sockets=[listener]))
@@ -140,6 +149,19 @@ async def serving(
 def _lends_all(gateway: Gateway, engine: Engine) -> bool:
     """Every slot of an engine is there, and free."""
     return gateway.leases(engine).free == len(engine.workers) * engine.config.server.max_slots
+
+
+def make_books(
+    home: Home, settings: Settings | None = None, rules: Rules | None = None, address: str | None = None
+) -> Books:
+    """The books of a gateway: on SQLite in the home where no address is given, and without limits."""
+    return Books(parse_address(address, home.database), home, settings or Settings(), rules or Rules())
+
+
+def make_gateway(engines: Mapping[str, Engine], keyring: Keyring, stores: Stores, home: Home) -> Gateway:
+    """A gateway that nobody has entered yet."""
+    books = make_books(home)
+    return Gateway(Fleet(engines), Doorman(keyring, books.keys, needs_key=False), stores, books)
 
 
 def stores_of(home: Home, configs: Mapping[str, Config]) -> Stores:
@@ -165,13 +187,14 @@ def http_request(
     path: str = "/v1/chat/completions",
     headers: tuple[str, ...] = (),
     version: str = "1.1",
+    key: str = KEY,
 ) -> bytes:
     """A POST as bytes."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [
         f"POST {path} HTTP/{version}",
         "Host: localhost",
-        f"Authorization: Bearer {KEY}",
+        f"Authorization: Bearer {key}",
         f"Content-Length: {len(raw)}",
         *headers,
     ]

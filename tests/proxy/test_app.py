@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
 
-from hugind.proxy.access.auth import Keyring
+from hugind.proxy.access.auth import Doorman, Keyring
 from hugind.proxy.app import App
 from hugind.proxy.gateway import Gateway
 from hugind.proxy.sessions.stores import Stores
@@ -18,7 +17,7 @@ from hugind.supervisor.fleet import Fleet
 from hugind.supervisor.paths import Home
 from tests.eventually import eventually
 from tests.proxy.exchanges import FakeClient
-from tests.proxy.serving import KEY, Served, connect, endless, http_request, serving, standin_config
+from tests.proxy.serving import KEY, Served, connect, endless, http_request, make_books, serving, standin_config
 
 CHAT = "/v1/chat/completions"
 
@@ -81,7 +80,7 @@ async def test_a_huge_body_is_refused_in_the_end(served: Served) -> None:
 
 async def test_methods_that_do_not_fit(served: Served) -> None:
     """405 with the method that does, also where HEAD may carry no body."""
-    for path, fits in ((CHAT, "POST"), ("/v1/messages", "POST"), ("/v1/models", "GET"), ("/admin/engines", "GET")):
+    for path, fits in ((CHAT, "POST"), ("/v1/messages", "POST"), ("/v1/models", "GET"), ("/v1/me", "GET")):
         for method in {"GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "POST"} - {fits}:
             answer = await served.client.request(method, path)
 
@@ -120,7 +119,8 @@ async def test_a_bug_is_an_error_in_the_right_shape(tmp_path: Path, caplog: pyte
     """Whatever breaks, the client gets 500 in its dialect and an id that the log knows."""
 
     class BrokenKeyring(Keyring):
-        def authenticate(self, exchange: object) -> Any:
+        @property
+        def is_open(self) -> bool:
             raise ZeroDivisionError
 
     class BrokenFleet(Fleet):
@@ -128,7 +128,9 @@ async def test_a_bug_is_an_error_in_the_right_shape(tmp_path: Path, caplog: pyte
         def is_ready(self) -> bool:
             raise ZeroDivisionError
 
-    app = App(Gateway(BrokenFleet({}), BrokenKeyring(), Stores(Home(tmp_path))))
+    books = make_books(Home(tmp_path))
+    doorman = Doorman(BrokenKeyring(), books.keys, needs_key=False)
+    app = App(Gateway(BrokenFleet({}), doorman, Stores(Home(tmp_path)), books))
     for method, path in (("POST", "/v1/messages"), ("POST", CHAT), ("GET", "/readyz")):
         caplog.clear()
         client = FakeClient(path=path, method=method)

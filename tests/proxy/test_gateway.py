@@ -11,11 +11,10 @@ from hugind.proxy.access.principal import Principal
 from hugind.proxy.errors import ApiError
 from hugind.proxy.gateway import Gateway
 from hugind.supervisor.engine import Engine
-from hugind.supervisor.fleet import Fleet
 from hugind.supervisor.llama.binary import EngineBinary
 from hugind.supervisor.paths import Home
 from hugind.supervisor.run_folder import RunFolder
-from tests.proxy.serving import standin_config, stores_of
+from tests.proxy.serving import make_gateway, standin_config, stores_of
 
 EVERYBODY = Principal("everybody")
 ONLY_A = Principal("a", frozenset({"a"}))
@@ -27,7 +26,7 @@ def gateway(tmp_path: Path) -> Gateway:
     home, binary = Home(tmp_path), EngineBinary(("false",), "native", "", "", frozenset())
     folder, config = RunFolder(tmp_path, tmp_path), standin_config(tmp_path)
     engines = {name: Engine(name, config, binary, home, folder) for name in "ab"}
-    return Gateway(Fleet(engines), Keyring(), stores_of(home, dict.fromkeys("ab", config)))
+    return make_gateway(engines, Keyring(), stores_of(home, dict.fromkeys("ab", config)), home)
 
 
 def test_a_name_means_that_engine(gateway: Gateway) -> None:

@@ -1,4 +1,4 @@
-"""Slots on loan: waited for in order, bounded in number and time, given back clean."""
+"""Slots on loan: waited for in fair order, bounded in number and time, given back clean."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pytest
 
 from hugind.proxy.errors import ApiError
 from hugind.proxy.leases import Lease, Leases
+from hugind.proxy.queue import Asker, Flow
+from hugind.proxy.sessions.slots import Wish
 from hugind.supervisor.worker import WorkerState
 from tests.eventually import eventually
 from tests.proxy.serving import endless, serving, standin_config
@@ -35,6 +37,66 @@ async def test_first_come_first_served(tmp_path: Path) -> None:
         assert order == ["second", "third"]
 
 
+async def test_who_was_served_least_is_next(tmp_path: Path) -> None:
+    """However many of somebody else wait already."""
+    async with (
+        serving(tmp_path, {"chat": standin_config(tmp_path, server={"max_slots": 1})}) as served,
+        asyncio.TaskGroup() as group,
+    ):
+        leases = served.leases()
+        order: list[str] = []
+        first = await leases.acquire(asker=ANN)
+        for number, asker in enumerate((ANN, ANN, BEN), start=1):
+            group.create_task(_serve(leases, f"{asker.flow.user} {number}", order, asker))
+            await eventually(lambda number=number: leases.waiting == number)  # type: ignore[misc]
+        leases.release(first, tokens=100)
+        await eventually(lambda: leases.free == 1)
+
+        assert order == ["ben 3", "ann 1", "ann 2"]
+
+
+@pytest.mark.parametrize("is_all", [True, False])
+async def test_a_turn_that_did_not_tell_is_counted_by_its_time(tmp_path: Path, is_all: bool) -> None:
+    """Whoever leaves in the middle of every prompt is served like others: no more than it was expected to cost."""
+    async with (
+        serving(tmp_path, {"chat": standin_config(tmp_path, server={"max_slots": 1})}) as served,
+        asyncio.TaskGroup() as group,
+    ):
+        leases = served.leases()
+        order: list[str] = []
+        leases.release(await leases.acquire(asker=CLEO), tokens=10**9)  # so much in no time
+        first = await leases.acquire(asker=ANN._replace(cost=500))
+        for number, asker in enumerate((ANN, BEN), start=1):
+            group.create_task(_serve(leases, asker.flow.user, order, asker))
+            await eventually(lambda number=number: leases.waiting == number)  # type: ignore[misc]
+        leases.release(first, tokens=0, is_all=is_all)
+        await eventually(lambda: leases.free == 1)
+
+        assert order == (["ann", "ben"] if is_all else ["ben", "ann"])
+
+
+async def test_one_turn_at_a_time(tmp_path: Path) -> None:
+    """With `scheduling: turns` a worker has one turn, however many slots; housekeeping is none."""
+    config = standin_config(tmp_path, server={"max_slots": 2, "concurrency": 2, "scheduling": "turns"})
+    async with serving(tmp_path, {"chat": config}) as served, asyncio.TaskGroup() as group:
+        leases = served.leases()
+        first, second = [await leases.acquire() for _ in "ab"]
+        waiting = group.create_task(leases.acquire())
+        await eventually(lambda: leases.waiting == 1)
+        work = leases.take(next(p for slot in (0, 1) if (p := first.place._replace(slot=slot)) != first.place))
+        assert work is not None
+        leases.release(work)
+
+        assert first.worker is not second.worker
+        assert (leases.free, leases.waiting) == (2, 1)
+        leases.release(second)
+        third = await waiting
+        assert third.worker is second.worker
+        leases.release(first)
+        leases.release(third)
+        assert leases.free == 4
+
+
 async def test_the_queue_is_bounded(tmp_path: Path) -> None:
     """More than `limits.max_queue` who wait get 503 with a time to come back."""
     config = standin_config(tmp_path, server={"max_slots": 1}, limits={"max_queue": 1})
@@ -52,6 +114,43 @@ async def test_the_queue_is_bounded(tmp_path: Path) -> None:
         assert refused.value.retry_after_s
 
 
+async def test_the_places_of_a_user_are_bounded(tmp_path: Path) -> None:
+    """More of theirs get 429 and a time to come back; others may still wait."""
+    config = standin_config(tmp_path, server={"max_slots": 1})
+    async with serving(tmp_path, {"chat": config}) as served, asyncio.TaskGroup() as group:
+        leases = served.leases()
+        lease = await leases.acquire()
+        tasks = [group.create_task(leases.acquire(asker=ANN._replace(places=1)))]
+        await eventually(lambda: leases.waiting == 1)
+        with pytest.raises(ApiError) as refused:
+            await leases.acquire(asker=ANN._replace(places=1))
+        tasks.append(group.create_task(leases.acquire(asker=BEN._replace(places=1))))
+        await eventually(lambda: leases.waiting == 2)
+        leases.release(lease)
+        for task in tasks:
+            leases.release(await task)
+
+        assert (refused.value.status, refused.value.code) == (429, "queue_places_full")
+        assert refused.value.retry_after_s
+
+
+async def test_a_full_queue_makes_room_for_who_has_less(tmp_path: Path) -> None:
+    """The last of a crowd goes, so that somebody else may wait."""
+    config = standin_config(tmp_path, server={"max_slots": 1}, limits={"max_queue": 2})
+    async with serving(tmp_path, {"chat": config}) as served, asyncio.TaskGroup() as group:
+        leases = served.leases()
+        lease = await leases.acquire()
+        crowd = []
+        for number in (1, 2):
+            crowd.append(group.create_task(_outcome(leases, ANN)))
+            await eventually(lambda number=number: leases.waiting == number)  # type: ignore[misc]
+        other = group.create_task(_outcome(leases, BEN))
+        await eventually(crowd[1].done)
+        leases.release(lease)
+
+        assert ["queue_full", None, None] == [await task for task in (crowd[1], other, crowd[0])]
+
+
 async def test_the_wait_is_bounded(tmp_path: Path) -> None:
     """Who waits longer than `limits.max_wait_s` gets 503 and is forgotten."""
     config = standin_config(tmp_path, server={"max_slots": 1}, limits={"max_wait_s": 0.05})
@@ -64,6 +163,112 @@ async def test_the_wait_is_bounded(tmp_path: Path) -> None:
 
         assert (refused.value.status, refused.value.code) == (503, "queue_timeout")
         assert (leases.waiting, leases.free) == (0, 1)
+
+
+async def test_the_wait_for_a_loading_engine_has_a_bound_of_its_own(tmp_path: Path) -> None:
+    """It may take longer than that for a slot, which begins when the engine is ready."""
+    config = standin_config(
+        tmp_path,
+        server={"max_slots": 1},
+        engine={"extra_args": ["--slow-load", "0.5"]},
+        limits={"max_wait_s": 0.2},
+    )
+    async with serving(tmp_path, {"chat": config}, is_ready=False) as served:
+        leases = served.leases()
+        lease = await leases.acquire()
+        refused = await _error_of(leases)
+        leases.release(lease)
+
+        assert (refused.status, refused.code) == (503, "queue_timeout")
+
+
+async def test_an_engine_that_does_not_load_in_time(tmp_path: Path) -> None:
+    """Who waits for it is told so; for a slot they would have waited longer."""
+    config = standin_config(tmp_path, engine={"extra_args": ["--slow-load", "60"]}, limits={"max_load_wait_s": 0.05})
+    async with serving(tmp_path, {"chat": config}, is_ready=False) as served:
+        leases = served.leases()
+        refused = [await _error_of(leases)]
+        with pytest.raises(ApiError) as error:
+            await leases.until_ready()
+        refused.append(error.value)
+
+        assert [(503, "load_timeout")] * 2 == [(error.status, error.code) for error in refused]
+        assert all(error.retry_after_s for error in refused)
+        assert leases.waiting == 0
+
+
+async def test_an_engine_that_is_lost_while_somebody_waits(tmp_path: Path) -> None:
+    """They wait by the clock of a loading engine then, though their time for a slot is not up."""
+    config = standin_config(
+        tmp_path, server={"max_slots": 1}, engine={"backoff_s": 600}, limits={"max_load_wait_s": 0.05}
+    )
+    async with serving(tmp_path, {"chat": config}) as served, asyncio.TaskGroup() as group:
+        leases = served.leases()
+        lease = await leases.acquire()
+        waiting = group.create_task(_error_of(leases))
+        await eventually(lambda: leases.waiting == 1)
+        os.kill(lease.spawn.process.pid, signal.SIGKILL)
+
+        assert "load_timeout" == (await waiting).code
+        leases.release(lease)
+
+
+async def test_who_waits_and_who_runs_can_be_seen(tmp_path: Path) -> None:
+    """In the order in which they would be served, with what they wait for."""
+    config = standin_config(tmp_path, server={"max_slots": 1})
+    async with serving(tmp_path, {"chat": config}) as served, asyncio.TaskGroup() as group:
+        leases = served.leases()
+        lease = await leases.acquire(asker=ANN._replace(cost=10))
+        waiting = []
+        for number, asker in enumerate((ANN, BEN, CLEO), start=1):
+            waiting.append(group.create_task(_outcome(leases, asker, Wish(f"ses_{number}"))))
+            await eventually(lambda number=number: leases.waiting == number)  # type: ignore[misc]
+        async with leases.aside(ANN, "ses_1"):
+            rows = leases.waiting_list()
+        (running,) = leases.running_list()
+        alone = leases.waiting_list()
+        leases.release(lease)
+        await asyncio.gather(*waiting)
+
+        assert [("cleo", 1), ("ben", 2), ("ann", 3), ("ann", None)] == [(row["user"], row["position"]) for row in rows]
+        assert ["slot"] * 3 + ["session"] == [row["for"] for row in rows]
+        assert ["ses_3", "ses_2", "ses_1", "ses_1"] == [row["session"] for row in rows]
+        assert all(row["since_s"] >= 0 for row in rows)
+        assert ("ann", 0, 0) == (running["user"], running["worker"], running["slot"])
+        assert rows[:3] == [{**row, "since_s": rows[at]["since_s"]} for at, row in enumerate(alone)]
+        assert ([], []) == (leases.waiting_list(), leases.running_list())
+
+
+async def test_who_waits_for_an_engine_is_seen_and_let_in_together(tmp_path: Path) -> None:
+    """More than there are slots, because they take none."""
+    config = standin_config(tmp_path, server={"max_slots": 1}, engine={"extra_args": ["--slow-load", "0.3"]})
+    async with serving(tmp_path, {"chat": config}, is_ready=False) as served, asyncio.TaskGroup() as group:
+        leases = served.leases()
+        tasks = [group.create_task(leases.until_ready(asker)) for asker in (ANN, ANN, BEN)]
+        await eventually(lambda: leases.waiting == 3)
+        rows = leases.waiting_list()
+        await asyncio.gather(*tasks)
+
+        assert [("loading", "ann"), ("loading", "ann"), ("loading", "ben")] == [
+            (row["for"], row["user"]) for row in sorted(rows, key=lambda row: row["user"])
+        ]
+        assert (leases.waiting, leases.free) == (0, 1)
+
+
+async def test_waiting_for_a_session_is_bounded_too(tmp_path: Path) -> None:
+    """In places, and in time."""
+    config = standin_config(tmp_path, limits={"max_wait_s": 0.05})
+    async with serving(tmp_path, {"chat": config}) as served:
+        leases = served.leases()
+        with pytest.raises(TimeoutError):
+            async with leases.aside(ANN._replace(places=1), "ses_1"):
+                with pytest.raises(ApiError) as refused:
+                    async with leases.aside(ANN._replace(places=1), "ses_1"):
+                        pass
+                await asyncio.Event().wait()
+
+        assert (429, "queue_places_full") == (refused.value.status, refused.value.code)
+        assert leases.waiting_list() == []
 
 
 async def test_who_gives_up_is_forgotten(tmp_path: Path) -> None:
@@ -189,10 +394,23 @@ async def test_requests_without_a_slot_wait_while_the_engine_loads(tmp_path: Pat
         assert served.leases().free == 2
 
 
-async def _serve(leases: Leases, name: str, order: list[str]) -> None:
-    lease: Lease = await leases.acquire()
+ANN, BEN = Asker(Flow("ann")), Asker(Flow("ben"))
+CLEO = Asker(Flow("cleo"), band=1)
+
+
+async def _serve(leases: Leases, name: str, order: list[str], asker: Asker = ANN) -> None:
+    lease: Lease = await leases.acquire(asker=asker)
     order.append(name)
-    leases.release(lease)
+    leases.release(lease, tokens=1)
+
+
+async def _outcome(leases: Leases, asker: Asker, wish: Wish | None = None) -> str | None:
+    """Wait for a slot and give it back; why there was none."""
+    try:
+        leases.release(await leases.acquire(wish, asker))
+    except ApiError as error:
+        return error.code
+    return None
 
 
 async def _error_of(leases: Leases) -> ApiError:

@@ -14,20 +14,20 @@ import pytest
 
 from hugind.proxy.access.auth import Keyring
 from hugind.proxy.access.principal import Principal
+from hugind.proxy.books import Rules
 from hugind.proxy.errors import ApiError
 from hugind.proxy.gateway import Gateway
-from hugind.proxy.reload import Difference, Reloader
+from hugind.proxy.reload import Difference, Loaded, Reloader
 from hugind.proxy.sessions.stores import Stores
 from hugind.proxy.start import open_slot_folder
 from hugind.supervisor.config import Config
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.errors import ConfigError
-from hugind.supervisor.fleet import Fleet
 from hugind.supervisor.llama.binary import resolve_binary
 from hugind.supervisor.paths import Home
 from hugind.supervisor.run_folder import RunFolder, own_run_folder
 from tests.eventually import eventually
-from tests.proxy.serving import standin_config
+from tests.proxy.serving import make_gateway, standin_config
 
 
 class Desk:
@@ -40,8 +40,8 @@ class Desk:
         self._home = Home(folder)
         self._run_folder = run_folder
         self._stores = Stores(self._home)
-        engines, keyring = self._load({})
-        self.gateway = Gateway(Fleet(engines), keyring, self._stores)
+        loaded = self._load({})
+        self.gateway = make_gateway(loaded.engines, loaded.keyring, self._stores, self._home)
         self.reloader = Reloader(self.gateway, self._load, self._publish)
 
     def pid(self, name: str) -> int:
@@ -50,7 +50,7 @@ class Desk:
         assert spawn is not None
         return spawn.process.pid
 
-    def _load(self, current: Mapping[str, Engine]) -> tuple[dict[str, Engine], Keyring]:
+    def _load(self, current: Mapping[str, Engine]) -> Loaded:
         if self.is_broken:
             raise ConfigError("unknown key", path=Path("a.yml"), line=3, key="modell")
         engines = {}
@@ -61,7 +61,7 @@ class Desk:
             engines[name] = known if known is not None and known.config == config else fresh
         keyring = Keyring()
         keyring.add("key", Principal("tester", frozenset(engines)))
-        return engines, keyring
+        return Loaded(engines, keyring, Rules())
 
     def _publish(self, names: Sequence[str]) -> None:
         self.published.append(list(names))
@@ -167,10 +167,10 @@ async def test_sighup_reloads(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 async def test_new_keys_hold_after_a_reload(tmp_path: Path) -> None:
     """The keys are read with the configs."""
     async with open_desk(tmp_path) as desk:
-        before = desk.gateway.keyring
+        before = desk.gateway.doorman.keyring
         await desk.reloader.reload()
 
-    assert desk.gateway.keyring is not before
+    assert desk.gateway.doorman.keyring is not before
 
 
 async def _refusal(gateway: Gateway, engine: Engine) -> ApiError:

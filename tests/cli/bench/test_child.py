@@ -10,8 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hugind.cli.bench.child import start_child
+from hugind.cli.bench.child import bench_environment, start_child
 from hugind.supervisor.errors import HugindError
+from hugind.supervisor.paths import Home
+from hugind.supervisor.settings import read_environment
 
 
 async def start(stack: AsyncExitStack, folder: Path, code: str, *, timeout_s: float = 20) -> int:
@@ -52,3 +54,23 @@ async def test_never_ready_is_an_error(tmp_path: Path) -> None:
             await start(stack, tmp_path, "import time; time.sleep(60)", timeout_s=0.2)
 
     assert not psutil.Process().children()
+
+
+def test_nothing_of_the_user_reaches_a_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a key nor a limit nor a database that is meant for the user's own gateway."""
+    given = {
+        "LLAMA_API_KEY": "theirs",
+        "LLAMA_PROXY_ENABLED": "1",
+        "LLAMA_PROXY_RATE_LIMIT": "1",
+        "DATABASE_URL": "postgresql://theirs@db/theirs",
+        "POSTGRES_AUTH_HOST": "db",
+        "HUGIND_HOME": "/theirs",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    variables = bench_environment(Home(tmp_path), LLAMA_API_KEY="ours")
+    seen = read_environment(variables)
+
+    assert "PATH" in variables
+    assert (tmp_path, "ours") == (seen.home.root, seen.api_key and seen.api_key.get_secret_value())
+    assert (None, None, False) == (seen.database_url, seen.rate_limit, seen.needs_key)

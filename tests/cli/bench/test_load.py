@@ -24,6 +24,7 @@ def test_quantiles() -> None:
     latency = Latency(tuple(map(float, range(101)))) + Latency((0.0, 100.0))
 
     assert latency.p50_ms == 50
+    assert latency.quantile_ms(95) == pytest.approx(95, abs=1)
     assert latency.p99_ms == pytest.approx(99, abs=1)
     assert latency.mean_ms == 50
     assert Latency((3.0,)).p99_ms == 3

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 
 import pytest
 
-from hugind.proxy.access.auth import Keyring
-from hugind.proxy.access.principal import ALL_SCOPES, ANONYMOUS, Principal
+from hugind.proxy.access.auth import Doorman, Keyring
+from hugind.proxy.access.principal import ALL_SCOPES, ANONYMOUS, UNLIMITED, Principal
+from hugind.proxy.access.user_keys import UserKeys
 from hugind.proxy.errors import ApiError
+from hugind.proxy.records.database import Database, parse_address
 from tests.proxy.exchanges import FakeClient
 
 ALL = Principal("environment")
@@ -24,10 +27,16 @@ def keyring(**keys: Principal) -> Keyring:
     return ring
 
 
-def ask(ring: Keyring, **headers: str) -> Principal:
+def doorman(ring: Keyring, *, needs_key: bool = False) -> Doorman:
+    """One that knows no users; keys that have not a user's form are never looked for."""
+    nowhere = Database(parse_address(None, Path("/nowhere/hugind.db")))
+    return Doorman(ring, UserKeys(nowhere, UNLIMITED, 60), needs_key=needs_key)
+
+
+async def ask(ring: Keyring, **headers: str) -> Principal:
     """Authenticate a request with these headers; `_` stands for `-`."""
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return ring.authenticate(FakeClient(headers=raw).exchange)
+    return await doorman(ring).authenticate(FakeClient(headers=raw).exchange)
 
 
 def basic(user: str, password: str) -> str:
@@ -44,9 +53,9 @@ def basic(user: str, password: str) -> str:
         {"authorization": "Bearer secret", "x_api_key": "secret"},
     ],
 )
-def test_a_key_is_taken_wherever_clients_put_it(headers: dict[str, str]) -> None:
+async def test_a_key_is_taken_wherever_clients_put_it(headers: dict[str, str]) -> None:
     """OpenAI's place, Anthropic's place, and a browser's."""
-    assert ALL == ask(keyring(secret=ALL), **headers)
+    assert ALL == await ask(keyring(secret=ALL), **headers)
 
 
 @pytest.mark.parametrize(
@@ -66,50 +75,51 @@ def test_a_key_is_taken_wherever_clients_put_it(headers: dict[str, str]) -> None
         ({"authorization": "Bearer s\u00e9cret"}, "invalid_api_key"),
     ],
 )
-def test_without_a_valid_key_nobody_enters(headers: dict[str, str], code: str) -> None:
+async def test_without_a_valid_key_nobody_enters(headers: dict[str, str], code: str) -> None:
     """401, and the reason."""
     with pytest.raises(ApiError) as refused:
-        ask(keyring(secret=ALL), **headers)
+        await ask(keyring(secret=ALL), **headers)
 
     assert (401, code) == (refused.value.status, refused.value.code)
 
 
-def test_two_different_keys_are_refused() -> None:
+async def test_two_different_keys_are_refused() -> None:
     """Which one counts would be a guess."""
     with pytest.raises(ApiError) as refused:
-        ask(keyring(secret=ALL, other=ALL), authorization="Bearer secret", x_api_key="other")
+        await ask(keyring(secret=ALL, other=ALL), authorization="Bearer secret", x_api_key="other")
 
     assert refused.value.status == 400
 
 
 @pytest.mark.parametrize("name", [b"authorization", b"x-api-key"])
-def test_a_credential_given_twice_is_refused(name: bytes) -> None:
+async def test_a_credential_given_twice_is_refused(name: bytes) -> None:
     """Proxies differ in which of two they read."""
     with pytest.raises(ApiError) as refused:
-        keyring(secret=ALL).authenticate(FakeClient(headers=[(name, b"Bearer secret")] * 2).exchange)
+        await doorman(keyring(secret=ALL)).authenticate(FakeClient(headers=[(name, b"Bearer secret")] * 2).exchange)
 
     assert refused.value.status == 400
 
 
-def test_a_key_of_one_config_opens_that_engine_only() -> None:
+async def test_a_key_of_one_config_opens_that_engine_only() -> None:
     """Engines of others do not exist for it."""
     ring = keyring(ka=ONLY_A, kb=ONLY_B, k=ALL)
-    opened = {key: [name for name in "ab" if ask(ring, x_api_key=key).may_use(name)] for key in ("ka", "kb", "k")}
+    principals = {key: await ask(ring, x_api_key=key) for key in ("ka", "kb", "k")}
+    opened = {key: [name for name in "ab" if principal.may_use(name)] for key, principal in principals.items()}
 
     assert {"ka": ["a"], "kb": ["b"], "k": ["a", "b"]} == opened
 
 
-def test_one_key_in_two_configs_opens_both() -> None:
+async def test_one_key_in_two_configs_opens_both() -> None:
     """The same secret written twice means both places."""
     ring = Keyring()
     ring.add("k", ONLY_A)
     ring.add("k", ONLY_B)
 
-    assert frozenset({"a", "b"}) == ask(ring, x_api_key="k").engines
+    assert frozenset({"a", "b"}) == (await ask(ring, x_api_key="k")).engines
 
     ring.add("k", ALL)
 
-    assert ask(ring, x_api_key="k").engines is None
+    assert (await ask(ring, x_api_key="k")).engines is None
 
 
 def test_an_engine_without_a_key_of_its_own_is_seen() -> None:
@@ -121,14 +131,14 @@ def test_an_engine_without_a_key_of_its_own_is_seen() -> None:
     assert keyring(token=ADMIN).opens("b")
 
 
-def test_the_admins_token_does_not_close_the_gateway() -> None:
+async def test_the_admins_token_does_not_close_the_gateway() -> None:
     """Open means that no key was configured for users; the token of the command line is none."""
     ring = keyring(token=ADMIN)
 
     assert ring.is_open
-    assert ANONYMOUS == ask(ring, host="localhost")
-    assert ANONYMOUS == ask(ring, host="localhost", authorization="Bearer sk-whatever")
-    assert ADMIN == ask(ring, authorization="Bearer token")
+    assert ANONYMOUS == await ask(ring, host="localhost")
+    assert ANONYMOUS == await ask(ring, host="localhost", authorization="Bearer sk-whatever")
+    assert ADMIN == await ask(ring, authorization="Bearer token")
     assert not keyring(token=ADMIN, k=ONLY_A).is_open
 
 
@@ -148,9 +158,9 @@ def test_the_admins_token_does_not_close_the_gateway() -> None:
         {"host": "localhost", "origin": "https://127.0.0.1"},
     ],
 )
-def test_without_keys_this_machine_may_ask(headers: dict[str, str]) -> None:
+async def test_without_keys_this_machine_may_ask(headers: dict[str, str]) -> None:
     """By any of its own names, from its own pages, or from no page at all."""
-    assert ANONYMOUS == ask(Keyring(), **headers)
+    assert ANONYMOUS == await ask(Keyring(), **headers)
 
 
 @pytest.mark.parametrize(
@@ -168,19 +178,19 @@ def test_without_keys_this_machine_may_ask(headers: dict[str, str]) -> None:
         ({"host": "localhost", "origin": "localhost"}, "origin_refused"),
     ],
 )
-def test_without_keys_foreign_pages_may_not_ask(headers: dict[str, str], code: str) -> None:
+async def test_without_keys_foreign_pages_may_not_ask(headers: dict[str, str], code: str) -> None:
     """Neither a page's own origin nor a name rebound to loopback reaches an open gateway."""
     with pytest.raises(ApiError) as refused:
-        ask(Keyring(), **headers)
+        await ask(Keyring(), **headers)
 
     assert (403, code) == (refused.value.status, refused.value.code)
 
 
-def test_with_a_key_any_page_may_ask() -> None:
+async def test_with_a_key_any_page_may_ask() -> None:
     """The key is the proof; names and origins do not matter."""
     ring = keyring(secret=ALL)
 
-    assert ALL == ask(ring, x_api_key="secret", host="chat.example", origin="https://chat.example")
+    assert ALL == await ask(ring, x_api_key="secret", host="chat.example", origin="https://chat.example")
 
 
 def test_who_may_use_an_engine() -> None:

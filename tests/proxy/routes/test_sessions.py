@@ -27,7 +27,7 @@ from tests.proxy.serving import ADMIN_KEY, KEY, Served, chat, connect, http_requ
 from tools.random_gguf import make_llama_gguf
 
 ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
-SESSIONS = "/admin/sessions"
+SESSIONS = "/admin/v1/sessions"
 CHAT = "/v1/chat/completions"
 OTHER_KEY = "other-key"
 LONG = "once upon a time there was a slot that nobody wanted to leave " * 3

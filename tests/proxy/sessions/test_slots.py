@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hugind.proxy.queue import Grant, Place, SlotQueue
+from hugind.proxy.queue import Asker, Flow, Grant, Place, SlotQueue
 from hugind.proxy.sessions.slots import SlotTable, Wish, chance_of_return
 
 MAX_WAITING = 4
@@ -41,7 +41,9 @@ class SeatMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.table: SlotTable[str] = SlotTable()
-        self.queue: SlotQueue[str, Turn] = SlotQueue(MAX_WAITING, self.choose)
+        self.queue: SlotQueue[str, Turn] = SlotQueue(
+            MAX_WAITING, self.choose, lambda: self.now, push_out=self.gives_way
+        )
         self.lending: dict[str, int] = {}
         self.draining: dict[str, int] = {}
         self.kv: dict[Place[str], str | None] = {}
@@ -237,12 +239,16 @@ class SeatMachine(RuleBasedStateMachine):
 
     def ask(self, turn: Turn) -> None:
         try:
-            place = self.queue.ask(turn)
+            place = self.queue.ask(turn, Asker(Flow(turn.wish.session if turn.wish else "")))
         except OverflowError:
             return
         self.turns.append(turn)
         if place is not None:
             self.granted([Grant(turn, place)])
+
+    def gives_way(self, turn: Turn) -> None:
+        """The queue was full, and more of its kind wait than of who came."""
+        self.turns.remove(turn)
 
     def seat(self, turn: Turn) -> None:
         assert turn.place is not None
@@ -394,12 +400,12 @@ def test_waiting_for_a_worker_that_goes(table: SlotTable[str], is_gone: bool) ->
     def choose(session: str, free: Free) -> Place[str] | None:
         return table.choose(Wish(session), free, 1)
 
-    queue: SlotQueue[str, str] = SlotQueue(1, choose)
+    queue: SlotQueue[str, str] = SlotQueue(1, choose, lambda: 0.0)
     queue.add_worker("a", 2)
     queue.add_worker("b", 2)
     seat(table, B1, "ann")
     assert queue.take(B1)
-    assert queue.ask("ann") is None
+    assert queue.ask("ann", Asker(Flow("ann"))) is None
     table.retire("b")
     if is_gone:
         table.remove_worker("b")

@@ -69,16 +69,16 @@ def chat(
 )
 def test_owner(request_: dict[str, Any], user: str | None) -> None:
     """The `user` of OpenAI, old or new, or of Anthropic, says which of the principal's people asks."""
-    assert Owner("app", user) == owner_of("app", request_)
+    assert Owner("app", user) == owner_of("app", None, request_)
 
 
 def test_a_user_is_not_a_principal() -> None:
     """Whatever `user` says, the conversation stays the principal's."""
-    owner = owner_of("app", {"user": "other"})
+    owner = owner_of("app", None, {"user": "other"})
 
     assert ("app", "other") == (owner.principal, owner.user)
-    assert owner != owner_of("other", {})
-    assert owner.digest != owner_of("other", {}).digest
+    assert owner != owner_of("other", None, {})
+    assert owner.digest != owner_of("other", None, {}).digest
 
 
 # ---- what it is called

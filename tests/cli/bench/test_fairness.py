@@ -1,0 +1,85 @@
+"""`hugind bench fairness`, quick, on the real engine: what it reports, and that it cleans up. No time is judged."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+import psutil
+import pytest
+
+from hugind.supervisor.slot_folder import SHARED_MEMORY
+from tests.cli.bench.test_fairness_figures import NEEDED
+from tests.engines import DEMO_MODEL, engine_binary
+
+ARGV = [
+    *(sys.executable, "-m", "hugind.cli.main", "bench", "fairness", "--model", str(DEMO_MODEL)),
+    *("--binary", engine_binary(), "--quick"),
+]
+
+
+def left_in_memory(pid: int) -> list[Path]:
+    return list(Path(SHARED_MEMORY).glob(f"hugind-bench-{pid}-*"))
+
+
+@pytest.mark.e2e
+def test_reports_every_figure(tmp_path: Path) -> None:
+    """One JSON object with the figures of both policies; every light user was served, and every busy one."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "HUGIND_HOME": str(tmp_path / "home")}
+    with subprocess.Popen(
+        [*ARGV, "--heavy", "8", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as bench:
+        try:
+            data, talk = bench.communicate(timeout=110)
+        finally:
+            bench.kill()
+    assert bench.returncode == 0, talk
+    said = json.loads(data)
+
+    for policy in ("fifo", "fair"):
+        assert said[policy].keys() >= NEEDED
+        assert said[policy]["light"]["samples"] >= 4
+        assert said[policy]["back_to_back"]["samples"] >= 4
+        assert said[policy]["light_p95_wait_turns"] > 0
+        assert {"busy-8", "busy-16", "busy-32", "busy-64"} == set(said[policy]["tokens"])
+        assert f"{policy}, block 1 of 1: light users beside a heavy one" in talk
+    assert said["turn_ms"] > 0
+    assert (8, 4, 2) == tuple(said["workload"][key] for key in ("heavy_in_flight", "light_users", "slots"))
+    assert "scheduling: turns" in said["policies"]["fair"]
+    assert [] == list(tmp_path.iterdir())
+    assert [] == left_in_memory(bench.pid)
+
+
+def test_interrupted_it_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C in the middle of a crowd ends gateway and workers, and removes what they wrote."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(ARGV, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment) as bench:
+        try:
+            assert bench.stderr is not None
+            _read_until(bench.stderr, "light users beside a heavy one")
+            started = psutil.Process(bench.pid).children(recursive=True)
+            had_memory = left_in_memory(bench.pid)
+            bench.send_signal(signal.SIGINT)
+            code = bench.wait(30)
+        finally:
+            bench.kill()
+
+    assert len(started) >= 3
+    assert had_memory or not Path(SHARED_MEMORY).exists()
+    assert code == 130
+    assert not psutil.wait_procs(started, timeout=10)[1]
+    assert [] == list(tmp_path.iterdir())
+    assert [] == left_in_memory(bench.pid)
+
+
+def _read_until(lines: IO[str], word: str) -> None:
+    """Returns at the line that holds `word`; the test's own timeout is the deadline."""
+    for line in lines:
+        if word in line:
+            return
+    pytest.fail(f"it ended without a word of {word!r}")
