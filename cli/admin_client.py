@@ -106,7 +106,7 @@ class AdminClient:
         return self._call("DELETE", path)
 
     def pages(
-        self, path: str, field: str, *, limit: int, **params: str | int | bool | None
+        self, path: str, field: str, *, limit: int, page_rows: int = PAGE_ROWS, **params: str | int | bool | None
     ) -> Iterator[dict[str, Any]]:
         """Rows of a route that tells them page by page, at most `limit`; 0: all.
 
@@ -115,7 +115,7 @@ class AdminClient:
         """
         left, before = limit, None
         while True:
-            wanted = min(left, PAGE_ROWS) if limit else PAGE_ROWS
+            wanted = min(left, page_rows) if limit else page_rows
             page = self.get(path, **params, limit=wanted, before=before)
             yield from page[field]
             left, before = left - len(page[field]), page["next"]

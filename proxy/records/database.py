@@ -24,6 +24,8 @@ from hugind.supervisor.paths import FILE_MODE
 CONNECT_TIMEOUT_S = 5
 LOCK_TIMEOUT_S = 5
 """How long a change waits for another process's."""
+KEEPALIVE_S = 15
+"""A connection whose other end says nothing for so long is looked after, and given up as long after that."""
 POOL_SIZE = 5
 
 HEAD = "0001"
@@ -213,12 +215,21 @@ async def open_database(url: URL) -> Database:
 
 def _make_engine(url: URL) -> AsyncEngine:
     if url.get_backend_name() == "sqlite":
-        engine = create_async_engine(url, pool_size=POOL_SIZE, connect_args={"timeout": LOCK_TIMEOUT_S})
+        engine = create_async_engine(
+            url, pool_size=POOL_SIZE, hide_parameters=True, connect_args={"timeout": LOCK_TIMEOUT_S}
+        )
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
-    timeouts = {"connect_timeout": CONNECT_TIMEOUT_S, "options": f"-c lock_timeout={LOCK_TIMEOUT_S}s -c timezone=UTC"}
-    return create_async_engine(url, pool_size=POOL_SIZE, pool_pre_ping=True, connect_args=timeouts)
+    timeouts = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "keepalives_idle": KEEPALIVE_S,
+        "tcp_user_timeout": 1000 * KEEPALIVE_S,
+        "options": f"-c lock_timeout={LOCK_TIMEOUT_S}s -c timezone=UTC",
+    }
+    return create_async_engine(
+        url, pool_size=POOL_SIZE, pool_pre_ping=True, hide_parameters=True, connect_args=timeouts
+    )
 
 
 def _prepare_sqlite(connection: Any, _: ConnectionPoolEntry) -> None:

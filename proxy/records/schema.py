@@ -179,4 +179,4 @@ limit_accounts = Table(
     Column("state", Text, nullable=False),
     Column("updated_at", Moment, nullable=False),
 )
-"""What users and keys have used up, where gateways share it (`access/limit_stores.py`)."""
+"""What users and keys have used up, where gateways share it (`access/limit_database.py`)."""

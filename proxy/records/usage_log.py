@@ -119,6 +119,8 @@ class UsageLog:
         self._running: dict[str, UsageRow] = {}
         self._running_on_disk: set[str] = set()
         self._waiting: list[Entry] = []
+        self._moving = 0
+        """Rows that are being put on disk."""
         self._many_wait = asyncio.Event()
         self._folder: UsageFolder
         self._open: _Batch | None = None
@@ -141,8 +143,7 @@ class UsageLog:
         """
         self._folder = await asyncio.to_thread(usage_spool.make_folder, self._parent)
         try:
-            for folder in await asyncio.to_thread(usage_spool.take_over, self._parent):
-                await asyncio.to_thread(self._inherit, folder)
+            await asyncio.to_thread(self._inherit)
         except BaseException:
             self._folder.close()
             raise
@@ -184,21 +185,26 @@ class UsageLog:
         batches = [*self._due, *([self._open] if self._open else [])]
         in_memory = sum(batch.rows for batch in batches if not batch.is_on_disk)
         on_disk = sum(batch.rows for batch in batches if batch.is_on_disk)
-        return UsageStatus(
-            self._written, len(self._waiting) + in_memory, on_disk, self._lost, len(self._running), self._is_away
-        )
+        waiting = len(self._waiting) + self._moving + in_memory
+        return UsageStatus(self._written, waiting, on_disk, self._lost, len(self._running), self._is_away)
 
-    def _inherit(self, folder: UsageFolder) -> None:
-        """Have everything in the folder of a dead process written. Blocks on the disk."""
-        files = [_Batch(file, rows=usage_spool.count_lines(file)) for file in folder.files()]
-        died_at, running = folder.read_running()
-        for row in running:
-            _end(row, DIED_STATUS, DIED, died_at)
-        rest = _Batch(entries=[(row, None) for row in running], rows=len(running), inherited=folder)
-        self._due += [*files, rest]
-        self._inherited += 1
-        ended = sum(batch.rows for batch in files)
-        logger.info("took over %s: %d turns that had ended, %d that ran", folder.path, ended, len(running))
+    def _inherit(self) -> None:
+        """Have everything written that processes which have died left behind. Blocks on the disk."""
+        for folder in usage_spool.take_over(self._parent):
+            try:
+                files = [_Batch(file, rows=usage_spool.count_lines(file)) for file in folder.files()]
+            except OSError as error:
+                logger.warning("what is in %s cannot be taken over: %s", folder.path, error)
+                folder.close()
+                continue
+            died_at, running = folder.read_running()
+            for row in running:
+                _end(row, DIED_STATUS, DIED, died_at)
+            rest = _Batch(entries=[(row, None) for row in running], rows=len(running), inherited=folder)
+            self._due += [*files, rest]
+            self._inherited += 1
+            ended = sum(batch.rows for batch in files)
+            logger.info("took over %s: %d turns that had ended, %d that ran", folder.path, ended, len(running))
 
     async def _keep_forever(self) -> None:
         while True:
@@ -216,9 +222,10 @@ class UsageLog:
         """Put on disk what has ended, and what runs. `ends_file`: have it written, whatever else is."""
         async with self._keeping:
             self._many_wait.clear()
-            entries, self._waiting = self._waiting, []
+            entries, self._waiting, self._moving = self._waiting, [], len(self._waiting)
             running = list(self._running.values()) if self._running.keys() != self._running_on_disk else None
             await tasks.finish(self._put_on_disk(entries, running), "put usage on disk")
+            self._moving = 0
             if self._open is not None and (ends_file or not self._due or self._open.rows >= FILE_ROWS):
                 self._due.append(self._open)
                 self._open = None
@@ -248,9 +255,8 @@ class UsageLog:
 
     def _keep_in_memory(self, entries: list[Entry], error: Exception) -> None:
         self._note_disk(error)
-        if self.status.waiting + len(entries) > MEMORY_ROWS:
-            self._lost += len(entries)
-            logger.error("%d turns are lost: neither disk nor database takes them", len(entries))
+        if self.status.waiting > MEMORY_ROWS:
+            self._lose(len(entries))
         else:
             self._due.append(_Batch(entries=entries, rows=len(entries)))
 
@@ -358,13 +364,29 @@ class UsageLog:
                 await self.flush()
         except TimeoutError:
             pass
+        except Exception:
+            logger.exception("writing usage broke")
         for batch in self._due:
             if batch.inherited is not None:
                 await asyncio.to_thread(batch.inherited.close)
+        in_memory = [entry for batch in self._due if not batch.is_on_disk for entry in batch.entries[batch.offset :]]
+        if in_memory:
+            await self._save(in_memory)
         if not await asyncio.to_thread(self._folder.close):
             logger.warning("usage that is not in the database stays in %s, for the next start", self._folder.path)
-        if lost := self.status.waiting:
-            logger.error("%d turns are lost: neither disk nor database takes them", lost)
+
+    async def _save(self, entries: list[Entry]) -> None:
+        """Perhaps the disk takes now what is in memory."""
+        try:
+            await asyncio.to_thread(self._folder.append, self._folder.new_file(), entries)
+            return
+        except (OSError, TypeError) as error:
+            self._note_disk(error)
+        self._lose(len(entries))
+
+    def _lose(self, count: int) -> None:
+        self._lost += count
+        logger.error("%d turns are lost: neither disk nor database takes them", count)
 
 
 def _end(row: UsageRow, status: int, code: str, now: float) -> None:

@@ -38,14 +38,13 @@ def admin(environment: Environment) -> Iterator[AdminClient]:
         yield client
 
 
-def test_the_same_routes_without_a_gateway(admin: AdminClient, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_routes_without_a_gateway(admin: AdminClient) -> None:
     """Made, told, changed and removed; every change is on record as one of the home's owner."""
     made = admin.post("/users", {"username": "alice", "limits": {"requests": 5}})
     changed = admin.patch("/users/alice", {"is_enabled": False})
     gone = admin.delete("/users/alice")
     actions = admin.get("/audit", actor="control")["entries"]
 
-    assert "no gateway runs: asking" in capsys.readouterr().err
     assert (made["limits"], changed["is_enabled"], gone["deleted"]) == ({"requests": 5}, False, "alice")
     assert admin.get("/users") == {"users": []}
     assert [entry["action"] for entry in actions] == ["user.delete", "user.update", "user.create"]
@@ -59,32 +58,33 @@ def test_refusals_are_told_with_what_to_try(admin: AdminClient) -> None:
         admin.delete("/keys/abcdefgh")
     with pytest.raises(HugindError, match="username") as invalid:
         admin.post("/users", {"username": "No Name"})
-    with pytest.raises(HugindError, match="404"):
+    with pytest.raises(HugindError, match="GET /admin/v1/nothing: Not Found"):
         admin.get("/nothing")
 
     assert [caught.value.hint for caught in (no_user, no_key, invalid)] == ["hugind user list", "hugind key list", None]
 
 
 @pytest.mark.parametrize(("limit", "count"), [(0, 25), (7, 7), (25, 25), (99, 25)])
-def test_pages(admin: AdminClient, limit: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages(admin: AdminClient, limit: int, count: int) -> None:
     """As many rows as were asked for, each once, however long a page is."""
-    monkeypatch.setattr("hugind.cli.admin_client.PAGE_ROWS", 10)
-    ids = [row["id"] for row in admin.pages("/usage/requests", "requests", limit=limit)]
+    ids = [row["id"] for row in admin.pages("/usage/requests", "requests", limit=limit, page_rows=10)]
 
     assert len(ids) == len(set(ids)) == count
     assert ids == sorted(ids, reverse=True)
 
 
-def test_a_database_that_cannot_be_used(environment: Environment, tmp_path: Path) -> None:
-    """SQLite is made by itself; PostgreSQL wants to be told. A file that is no database says so, in a line."""
-    if environment.database_url and "sqlite" in environment.database_url.get_secret_value():
+def test_a_new_database(environment: Environment, capsys: pytest.CaptureFixture[str]) -> None:
+    """SQLite is made by itself, PostgreSQL wants to be told; either way it is said which one is asked."""
+    if configured_url(environment).get_backend_name() == "sqlite":
         with AdminClient.of_home(environment) as client:
             assert client.get("/users") == {"users": []}
+        assert "no gateway runs: asking sqlite" in capsys.readouterr().err
         return
     with pytest.raises(DatabaseError, match="there are no tables in") as caught, AdminClient.of_home(environment):
         pass
 
     assert caught.value.hint == "hugind db init"
+    assert "no gateway runs: asking postgresql" in capsys.readouterr().err
 
 
 def test_a_gateway_that_does_not_answer(environment: Environment) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import URL, text
 
 from hugind.cli.home_database import configured_url, opened
 from hugind.proxy.records.errors import DatabaseError
@@ -52,9 +52,16 @@ async def test_what_is_no_database_is_told_in_a_line(tmp_path: Path) -> None:
 
 async def test_no_parameter_is_told(tmp_path: Path) -> None:
     """They may be digests of keys."""
+    statements = "CREATE TABLE digests (digest TEXT UNIQUE)", "INSERT INTO digests VALUES (:digest), (:digest)"
     with pytest.raises(DatabaseError) as caught:
-        async with opened(configured_url(environment(tmp_path))) as database, database.begin() as connection:
-            await connection.execute(text("SELECT nothing FROM nowhere WHERE digest = :digest"), {"digest": "hidden"})
+        await run(configured_url(environment(tmp_path)), *statements, digest="hidden")
 
-    assert "nowhere" in caught.value.message
+    assert "UNIQUE constraint failed" in caught.value.message
     assert "hidden" not in caught.value.message
+
+
+async def run(url: URL, *statements: str, **values: str) -> None:
+    """One after the other, in one transaction."""
+    async with opened(url) as database, database.begin() as connection:
+        for statement in statements:
+            await connection.execute(text(statement), values if ":" in statement else {})

@@ -132,6 +132,21 @@ async def test_waiting_is_not_our_overhead() -> None:
     assert float(dict(client.got[0]["headers"])[b"x-hugind-overhead-ms"]) < -110_000
 
 
+async def test_a_wait_counts_while_it_lasts() -> None:
+    """An answer that begins before it is over tells of it as well as one that begins after it; it counts once."""
+    client = FakeClient()
+    exchange = client.exchange
+    exchange.begin_wait()
+    await exchange.start(200, [])
+    told_ms = float(dict(client.got[0]["headers"])[b"x-hugind-queue-ms"])
+    exchange.end_wait()
+    waited_s = exchange.queue_s
+    exchange.end_wait()
+
+    assert 0 < told_ms / 1000 < waited_s + 0.001
+    assert waited_s == exchange.queue_s
+
+
 async def test_an_engine_is_heard_when_it_answers() -> None:
     """That says that the request was read."""
     exchange = FakeClient().exchange

@@ -12,7 +12,17 @@ import pytest
 
 from hugind.supervisor.llama.command import UnixEndpoint
 from tests.eventually import eventually, eventually_sync
-from tests.proxy.serving import Served, chat, connect, endless, http_request, serving, standin_config
+from tests.proxy.serving import (
+    ADMIN_KEY,
+    KEY,
+    Served,
+    chat,
+    connect,
+    endless,
+    http_request,
+    serving,
+    standin_config,
+)
 
 TWO_WORKERS = {"server": {"max_slots": 1, "concurrency": 2}}
 
@@ -170,6 +180,70 @@ async def test_waiting_for_a_turn_counts_as_waiting(tmp_path: Path) -> None:
 
     assert waits[0] < 90 <= waits[1]
     assert max(overheads) < 90
+
+
+@pytest.mark.parametrize(
+    ("body", "is_served"),
+    [
+        (chat(max_tokens=9), True),
+        (chat(max_tokens=9, stream=True), True),
+        (chat(max_tokens=9, stream=True, n=2), True),
+        (chat(max_tokens=9, stream=True, standin={"token_ms": 1, "die_after_tokens": 3}), True),
+        ({"model": "chat"}, False),
+    ],
+)
+async def test_a_turn_is_counted_for_who_asked(tmp_path: Path, body: dict[str, Any], is_served: bool) -> None:
+    """What it got, finished or not: next is who got nothing yet. What the engine refused costs nothing."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path, server={"max_slots": 1})}) as served:
+        await served.client.post("/v1/chat/completions", json=body)
+        await served.until_free(1)
+
+        assert (["control", "tester"] if is_served else ["tester", "control"]) == await _order(served)
+
+
+async def test_a_turn_that_was_left_is_counted(tmp_path: Path) -> None:
+    """By what came of it until then."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path, server={"max_slots": 1})}) as served:
+        async with connect(served.port) as client:
+            await client.send(http_request(chat(stream=True, max_tokens=4000, standin={"token_ms": 1})))
+            assert b"data: " in await client.reader.readuntil(b"data: ")
+        await served.until_free(1)
+
+        assert ["control", "tester"] == await _order(served)
+
+
+async def test_who_waits_is_named(tmp_path: Path) -> None:
+    """For a slot, and for an earlier request of the same session."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path, server={"max_slots": 1})}) as served:
+        leases = served.leases()
+        lease = await leases.acquire()
+        post = partial(served.client.post, "/v1/chat/completions", headers={"X-Hugind-Session": "main"})
+        async with asyncio.TaskGroup() as group:
+            answers = [group.create_task(post(json=chat(max_tokens=2))) for _ in "ab"]
+            await eventually(lambda: len(leases.waiting_list()) == 2)
+            rows = leases.waiting_list()
+            leases.release(lease)
+        ids = {answer.result().headers["x-request-id"] for answer in answers}
+
+    assert [("slot", 1), ("session", None)] == [(row["for"], row["position"]) for row in rows]
+    assert ids == {row["request_id"] for row in rows}
+    assert {"tester"} == {row["user"] for row in rows}
+    assert 1 == len({row["session"] for row in rows})
+
+
+async def _order(served: Served) -> list[str]:
+    """Whose request would be served first: of the one with a key for asking and, after it, the one who runs it all."""
+    leases = served.leases()
+    lease = await leases.acquire()
+    async with asyncio.TaskGroup() as group:
+        for number, key in enumerate((KEY, ADMIN_KEY), start=1):
+            headers = {"Authorization": f"Bearer {key}"}
+            body = chat(f"a word of {key}", max_tokens=1)
+            group.create_task(served.client.post("/v1/chat/completions", json=body, headers=headers))
+            await eventually(lambda number=number: leases.waiting == number)  # type: ignore[misc]
+        order = [row["user"] for row in leases.waiting_list()]
+        leases.release(lease)
+    return order
 
 
 def _disconnect(served: Served, index: int) -> None:

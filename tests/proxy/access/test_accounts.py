@@ -188,7 +188,8 @@ async def test_deleting_a_user(accounts: Accounts, alice: Key, clock: Clock, dat
 
     with pytest.raises(NotFound):
         await accounts.user("alice")
-    assert [] == await accounts.users() == await accounts.keys("alice") == await accounts.keys()
+    assert [] == await accounts.users()
+    assert [] == await accounts.keys("alice") == await accounts.keys()
     (user,) = await accounts.users(include_deleted=True)
     assert ("alice", clock.now, 0) == (user.username, user.deleted_at, user.keys)
     found = {key.id: key.revoked_at for key in await accounts.keys("alice", include_revoked=True)}
@@ -418,7 +419,8 @@ async def test_every_change_counts_the_revision_up(accounts: Accounts, clock: Cl
         fresh, _ = await accounts.rotate_key(ADMIN, key.id, 5)
         yield fresh
         yield await accounts.revoke_key(ADMIN, fresh.id)
-        yield await accounts.delete_user(ADMIN, "alice")
+        await accounts.delete_user(ADMIN, "alice")
+        yield None
 
     number = 0
     async for _ in changes():

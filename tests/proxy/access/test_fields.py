@@ -69,22 +69,24 @@ def test_fields_of_a_user(field: str, value: object, stored: object) -> None:
     assert {field: stored} == check_user({field: value})
 
 
+NO_USER: dict[str, tuple[object, ...]] = {
+    "is_enabled": (None, 1, "true"),
+    "priority": (None, True, 1.0, "1", 1001, -1001, 10**30),
+    "note": (None, 1, "a\0", "a\nb", "\x1b[2J", "\ud800", "x" * (MAX_NOTE + 1)),
+    "limits": (None, [], "requests", {"request": 1}, {1: 1}, {"' OR 1": 1}),
+    **dict.fromkeys(("id", "username", "created_at", "deleted_at", "keys", "digest", ""), ("x",)),
+}
+NO_LIMIT: dict[str, tuple[object, ...]] = {
+    "requests": (-1, 1.5, True, "1", math.nan, MAX_LIMIT + 1, [1]),
+    "window_s": (None, 0, -1, True, "60", math.nan, math.inf, 10**30),
+}
+
+
 @pytest.mark.parametrize(
     ("field", "value", "param"),
     [
-        *(("is_enabled", value, "is_enabled") for value in (None, 1, "true")),
-        *(("priority", value, "priority") for value in (None, True, 1.0, "1", 1001, -1001, 10**30)),
-        *(("note", value, "note") for value in (None, 1, "a\0", "a\nb", "\x1b[2J", "\ud800", "x" * (MAX_NOTE + 1))),
-        *(("limits", value, "limits") for value in (None, [], "requests", {"request": 1}, {1: 1}, {"' OR 1": 1})),
-        *(
-            ("limits", {"requests": value}, "limits.requests")
-            for value in (-1, 1.5, True, "1", math.nan, MAX_LIMIT + 1, [1])
-        ),
-        *(
-            ("limits", {"window_s": value}, "limits.window_s")
-            for value in (None, 0, -1, True, "60", math.nan, math.inf, 10**30)
-        ),
-        *((field, "x", field) for field in ("id", "username", "created_at", "deleted_at", "keys", "digest", "")),
+        *((field, value, field) for field, values in NO_USER.items() for value in values),
+        *(("limits", {limit: value}, f"limits.{limit}") for limit, values in NO_LIMIT.items() for value in values),
     ],
 )
 def test_what_no_user_can_have(field: str, value: object, param: str) -> None:

@@ -66,7 +66,7 @@ async def limiter(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) 
             database = Database(parse_address(address, Path("unused")))
             stack.push_async_callback(database.aclose)
             await database.upgrade()
-            store = DatabaseStore(database, clock=clock)
+            store = DatabaseStore(database, clock=clock, answer_s=60)
         await stack.enter_async_context(store)
         yield Limiter(store)
 

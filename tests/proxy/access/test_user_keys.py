@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -52,6 +52,8 @@ class Hold:
 
     has_come: asyncio.Event = field(default_factory=asyncio.Event)
     is_released: asyncio.Event = field(default_factory=asyncio.Event)
+    then: Callable[[], None] = lambda: None
+    """What happens right after it went on."""
 
 
 class WatchedDatabase(Database):
@@ -76,6 +78,7 @@ class WatchedDatabase(Database):
         if hold is not None:
             hold.has_come.set()
             await hold.is_released.wait()
+            asyncio.get_running_loop().call_soon(hold.then)
 
 
 @dataclass
@@ -354,6 +357,17 @@ async def test_a_look_up_that_comes_while_all_is_read_anew(gate: Gate) -> None:
 
     assert gate.keys.known(secret) is None
     assert [frozenset({key_id})] == gate.ended
+
+
+async def test_a_key_that_ends_before_who_asked_has_heard_that_it_is_good(sqlite_gate: Gate) -> None:
+    """Is not good: nobody would be told of its end a second time."""
+    gate = sqlite_gate
+    _, secret = await gate.add(expires_at=datetime.fromtimestamp(gate.clock.wall + 60, UTC))
+    hold = gate.database.hold()
+    hold.then = lambda: gate.clock.go(60)
+    hold.is_released.set()
+
+    assert await gate.keys.look_up(secret, HERE) is None
 
 
 async def test_an_older_state_is_put_back(gate: Gate) -> None:

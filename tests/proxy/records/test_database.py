@@ -9,6 +9,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import func, select, text
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from hugind.proxy.records.database import HEAD, Database, access_revision, open_database, parse_address
 from hugind.proxy.records.errors import DatabaseAway, DatabaseError
@@ -113,6 +114,14 @@ async def test_a_database_that_goes_away_and_comes_back(postgres_server: Postgre
     finally:
         await database.aclose()
         postgres_server.drop(address)
+
+
+async def test_no_value_is_in_an_error(sqlite_database: Database) -> None:
+    """Whoever logs it. (PostgreSQL itself tells the row that it refused.)"""
+    with pytest.raises(SQLAlchemyError) as failed:
+        async with sqlite_database.begin() as connection:
+            await connection.execute(revisions.insert(), [{"name": "secret-value", "value": None}])
+    assert "secret-value" not in str(failed.value)
 
 
 async def test_nobody_there(tmp_path: Path) -> None:

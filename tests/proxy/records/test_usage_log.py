@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -286,6 +287,46 @@ async def test_no_disk_and_no_database(folder: Path, caplog: pytest.LogCaptureFi
         status = log.status
         assert (status.waiting, status.lost) == (20 * (FLUSH_ROWS - 1), 10 * (FLUSH_ROWS - 1))
     assert "9980 turns are lost" in caplog.text
+
+
+async def test_a_disk_that_has_room_again(sqlite_database: Database, folder: Path) -> None:
+    """What was in memory by then is on disk at the end, for the next start."""
+    turns = mixed(50)
+    async with away(folder, interval_s=NEVER_S) as log:
+        (own,) = (path for path in folder.iterdir() if path.is_dir())
+        own.rmdir()
+        for row in turns:
+            log.ended(row)
+        await log.flush()
+        assert log.status.waiting == 50
+        own.mkdir(mode=0o700)
+    async with UsageLog(sqlite_database, folder):
+        pass
+    assert await daily(sqlite_database) == sums_by_day(turns)
+    assert list(folder.iterdir()) == []
+
+
+async def test_a_full_disk_and_then_killed(folder: Path) -> None:
+    """As long as their rows are on no disk, turns are on the list of those that run."""
+    async with away(folder, interval_s=NEVER_S) as log:
+        turns = [turn(name) for name in "abcd"]
+        for row in turns:
+            log.began(row)
+        await log.flush()
+        for row in turns[:3]:
+            log.ended(row)
+        (file,) = folder.glob("*/running.json")
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size // 2, before[1]))
+        try:
+            await log.flush()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert log.status.waiting == 3
+        assert [f'"{row.request_id}"' in file.read_text() for row in turns] == [True] * 4
+        log.ended(turns[3])
+        await log.flush()
+        assert log.status.spooled == 1
 
 
 async def test_what_the_database_refuses(postgres_server: PostgresServer, folder: Path) -> None:

@@ -17,12 +17,14 @@ import pytest
 from hugind.cli.bench.standin_slotfile import write_slot_file
 from hugind.proxy.access.auth import Keyring
 from hugind.proxy.access.principal import Principal
+from hugind.proxy.records.audit import entries
 from hugind.proxy.sessions.checksum import checksum
 from hugind.proxy.sessions.record import Owner, Snapshot
 from hugind.proxy.sessions.transcript import Scope, Talk
 from hugind.supervisor.config import Config
 from tests.engines import engine_binary
 from tests.eventually import eventually
+from tests.proxy.people import add_user
 from tests.proxy.serving import ADMIN_KEY, KEY, Served, chat, connect, http_request, serving, standin_config
 from tools.random_gguf import make_llama_gguf
 
@@ -425,3 +427,56 @@ def _large_session(served: Served) -> str:
     snapshot = Snapshot("large.kv", 1_000_000, len(data), checksum(memoryview(data)), 2, "fingerprint", 0.0)
     store.saved(session, snapshot, is_memory=True)
     return session.id
+
+
+async def test_a_user_is_known_too(tmp_path: Path, memory: Path) -> None:
+    """A session may be brought in for anybody who is in the database; one that is not is refused."""
+    async with served_chat(tmp_path, memory) as served:
+        await add_user(served.gateway.books.accounts, "alice")
+        file = (await admin(served, "GET", f"/{await ask(served)}/export")).content
+        unnamed = await admin(served, "POST", "/import?engine=chat", content=file)
+        named = await admin(served, "POST", "/import?engine=chat&principal=alice", content=file)
+        unknown = await admin(served, "POST", "/import?engine=chat&principal=mallory", content=file)
+
+        assert (400, 201, 400) == (unnamed.status_code, named.status_code, unknown.status_code)
+        assert "tester, alice" in unnamed.json()["error"]["message"]
+        assert "alice" == named.json()["principal"]
+
+
+async def test_what_an_admin_does_is_on_record(tmp_path: Path, memory: Path) -> None:
+    """Which session of whom, and what was done; what somebody does with their own is their own business."""
+    async with served_chat(tmp_path, memory) as served:
+        session = await ask(served, user="alice")
+        await admin(served, "POST", f"/{session}/pin", json={"pinned": True})
+        file = (await admin(served, "GET", f"/{session}/export")).content
+        taken_in = (await admin(served, "POST", "/import?engine=chat&principal=tester&user=bob", content=file)).json()[
+            "id"
+        ]
+        await admin(served, "DELETE", f"/{session}")
+        await served.client.delete(f"/v1/sessions/{taken_in}")
+        await admin(served, "DELETE", f"/{session}")
+        await admin(served, "DELETE", "?all=true")
+        found = await entries(served.gateway.books.database)
+
+        alices, bobs = ({"engine": "chat", "principal": "tester", "user": user} for user in ("alice", "bob"))
+        assert [
+            ("session.forget_all", "all", {"user": None, "principal": None, "engine": None, "is_complete": True}),
+            ("session.forget", session, alices),
+            ("session.import", taken_in, bobs),
+            ("session.export", session, alices),
+            ("session.pin", session, {**alices, "pinned": True}),
+        ] == [(entry.action, entry.target, entry.detail) for entry in found]
+        assert {"control"} == {entry.actor for entry in found}
+
+
+async def test_names_that_no_database_keeps(tmp_path: Path, memory: Path) -> None:
+    """400 or 404, and nothing breaks."""
+    async with served_chat(tmp_path, memory) as served:
+        for method, path in (
+            ("GET", "?user=%00"), ("GET", "?id=%00"), ("DELETE", "?user=%00"), ("GET", "/%00"), ("DELETE", "/%00"),
+            ("GET", "/%00/export"), ("POST", "/import?engine=%00"), ("POST", "/import?engine=chat&principal=%00"),
+            ("POST", "/import?engine=chat&user=%00"), ("GET", f"?user={'x' * 300}"),
+        ):  # fmt: skip
+            answer = await admin(served, method, path)
+
+            assert answer.status_code in (400, 404), (method, path)
