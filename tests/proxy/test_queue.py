@@ -313,6 +313,24 @@ def test_equals_take_turns() -> None:
     assert [100, 101, 3, 102] == queue.order()
 
 
+@pytest.mark.parametrize(("away_s", "order"), [(0.0, [4, 3]), (3600.0, [3, 4])])
+def test_who_was_away_for_long_owes_nothing(away_s: float, order: list[int]) -> None:
+    """What somebody got counts while others want something too, and a while longer."""
+    now = 0.0
+    queue: Queue = SlotQueue(9, first_free, lambda: now)
+    queue.add_worker("w", 1)
+    place = queue.ask(1, ANN)
+    assert place is not None
+    queue.settle(place, 1000)
+    queue.release(place)
+    now += away_s
+    queue.ask(2, CLEO)
+    queue.ask(3, ANN)
+    queue.ask(4, BEN)
+
+    assert order == queue.order()
+
+
 def test_a_higher_band_is_first() -> None:
     """Even who had everything so far."""
     queue: Queue = SlotQueue(9, first_free, lambda: 0)
@@ -479,7 +497,7 @@ def test_who_comes_back_does_not_hog_everybody(hall: tuple[int, int, bool], away
     assert abs(got[0] - got[1]) <= MAX_CREDIT + 2 * served.places * 100
 
 
-ANN, BEN = Asker(Flow("ann")), Asker(Flow("ben"))
+ANN, BEN, CLEO = Asker(Flow("ann")), Asker(Flow("ben")), Asker(Flow("cleo"))
 
 
 def first_free(_: int, free: Collection[Place[str]]) -> Place[str] | None:

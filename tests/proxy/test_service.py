@@ -82,6 +82,16 @@ def test_half_of_it_is_forgiven_in_a_half_life() -> None:
     assert owed[2] < 0.01 * owed[0] < owed[1]
 
 
+def test_what_others_get_meanwhile_is_made_good() -> None:
+    """Who comes back was served less than those who went on, whatever it had before."""
+    ledger = _with_two(got={"a": 4000})
+    ledger.leave("a", 0)
+    ledger.charge("b", 4600)
+    ledger.enter("a", 0)
+
+    assert 600 == ledger.rank("b") - ledger.rank("a")
+
+
 def test_who_stays_is_not_forgiven() -> None:
     """However long a turn takes, it counts in full when it is over."""
     ledger = _with_two(got={"a": 4000})
