@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -161,6 +162,17 @@ class AdminClient:
         )
 
 
+def path_of(what: str, name: str) -> str:
+    """The path of one `user` or `key`.
+
+    Raises:
+        HugindError: none can have this name.
+    """
+    if not name or "/" in name or name in (".", ".."):
+        raise _unknown(f"there is no {what} '{name}'", what)
+    return f"/{what}s/{quote(name, safe='')}"
+
+
 class _Plain(httpx.ASGITransport):
     """What breaks in the database is told as such, not as a fault of ours."""
 
@@ -177,10 +189,15 @@ class _Plain(httpx.ASGITransport):
 
 def _refused(response: httpx.Response) -> HugindError:
     try:
-        message = str(response.json()["error"]["message"])
+        error = response.json()["error"]
+        message, code = str(error["message"]), error["code"]
     except (ValueError, KeyError, TypeError):
-        message = f"{response.request.method} {response.request.url.path}: {response.status_code}"
+        message, code = f"{response.request.method} {response.request.url.path}: {response.status_code}", None
     for what in ("user", "key"):
-        if message.startswith(f"there is no {what} '"):
-            return HugindError(message, hint=f"hugind {what} list")
+        if code == f"{what}_not_found":
+            return _unknown(message, what)
     return HugindError(message)
+
+
+def _unknown(message: str, what: str) -> HugindError:
+    return HugindError(message, hint=f"hugind {what} list")

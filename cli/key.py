@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
 
 import typer
 
@@ -77,12 +76,14 @@ def create(
 
         hugind key create --user monitor --scopes metrics --from 10.0.0.0/8
     """
+    from hugind.cli.admin_client import path_of
+
     given = (requests, window, tokens_per_minute, tokens_per_day, concurrent, queued)
     body = _changes(expires, models, scopes, networks, delegates, note)
     if limits := changed_limits({}, *given):
         body["limits"] = limits
     with _admin() as admin:
-        key = admin.post(f"/users/{quote(user, safe='')}/keys", body)
+        key = admin.post(f"{path_of('user', user)}/keys", body)
     _print_secret(key, as_json=as_json)
 
 
@@ -237,7 +238,9 @@ def _admin() -> AdminClient:
 
 
 def _path(key_id: str) -> str:
-    return f"/keys/{quote(key_id, safe='')}"
+    from hugind.cli.admin_client import path_of
+
+    return path_of("key", key_id)
 
 
 def _changes(

@@ -158,7 +158,7 @@ def status(as_json: Json = False, port: Port = None) -> None:
 
 @server_app.command()
 def queue(as_json: Json = False, port: Port = None) -> None:
-    """Who waits, for what, since when, and who is next. Exit code 3 when nothing runs.
+    """Who is served and who waits: for what, since when, and who is next. Exit code 3 when nothing runs.
 
     slot: for a place in an engine; session: for an earlier turn of the same conversation; loading: for the model.
     """
@@ -241,8 +241,28 @@ def _print_queue(engines: list[dict[str, Any]]) -> None:
 
     output.print_table(
         "engines",
-        ("engine", "gateway", "scheduling", "free slots", "waiting"),
-        [(e["engine"], e["gateway"], e["scheduling"], e["free_slots"], len(e["waiting"])) for e in engines],
+        ("engine", "gateway", "scheduling", "free slots", "running", "waiting"),
+        [
+            (e["engine"], e["gateway"], e["scheduling"], e["free_slots"], len(e["running"]), len(e["waiting"]))
+            for e in engines
+        ],
+    )
+    output.print_table(
+        "running",
+        ("engine", "slot", "user", "since", "priority", "session", "request"),
+        [
+            (
+                engine["engine"],
+                f"{turn['worker']}/{turn['slot']}",
+                wording.person(turn["user"], turn["end_user"]),
+                wording.span(turn["since_s"]),
+                turn["priority"],
+                turn["session"],
+                turn["request_id"],
+            )
+            for engine in engines
+            for turn in engine["running"]
+        ],
     )
     output.print_table(
         "waiting",

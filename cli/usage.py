@@ -51,7 +51,7 @@ def usage(
     if requests and by is not None:
         raise typer.BadParameter("--requests lists single turns: leave --by out")
     now = datetime.now(UTC)
-    which: dict[str, str | None] = {"user": user, "key": key, "model": model}
+    which: dict[str, Any] = {"user": user, "key": key, "model": model}
     for name, text in (("since", since), ("until", until)):
         which[name] = None if text is None else parse_moment(text, now).isoformat()
     with AdminClient.of_home(read_environment()) as admin:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
 
 import typer
 
@@ -217,7 +216,9 @@ def _admin() -> AdminClient:
 
 
 def _path(name: str) -> str:
-    return f"/users/{quote(name, safe='')}"
+    from hugind.cli.admin_client import path_of
+
+    return path_of("user", name)
 
 
 def _state(user: dict[str, Any]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import make_url
 
+from hugind.cli.main import main
 from hugind.supervisor.paths import Home
 from hugind.supervisor.run_folder import GatewayRecord, ProcessId
 from tests.homes import note_home
@@ -33,6 +35,8 @@ class HugindCommand:
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        self.is_here = False
+        """Run in this process: where many commands follow each other, starting one takes most of the time."""
         note_home(Home(home))
         self.env = {**os.environ, "HUGIND_HOME": str(home)}
         for variable in [name for name in self.env if is_setting(name)]:
@@ -41,9 +45,12 @@ class HugindCommand:
 
     def __call__(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run to the end."""
+        variables = {**self.env, **(env or {})}
+        if self.is_here:
+            return _run_here(arguments, variables)
         return subprocess.run(
             [sys.executable, "-m", "hugind.cli.main", *arguments],
-            env={**self.env, **(env or {})},
+            env=variables,
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
@@ -78,6 +85,24 @@ class HugindCommand:
         self("server", "stop")
 
 
+def _run_here(arguments: Sequence[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    before, argv = dict(os.environ), sys.argv
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    try:
+        os.environ.clear()
+        os.environ.update(env)
+        sys.argv = ["hugind", *arguments]
+        with redirect_stdout(out), redirect_stderr(err):
+            main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        sys.argv = argv
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
 @contextmanager
 def silent_gateway(home: Path) -> Iterator[GatewayRecord]:
     """A gateway of the home that runs, as far as its record says, and does not answer. Not to be stopped: it is us."""
@@ -102,7 +127,8 @@ def hugind(tmp_path: Path) -> Iterator[HugindCommand]:
 
 @pytest.fixture
 def either(hugind: HugindCommand, database_address: str) -> HugindCommand:
-    """`hugind` in a fresh home: with SQLite there, and with a PostgreSQL that is ready."""
+    """`hugind` in a fresh home, in this process: with SQLite there, and with a PostgreSQL that is ready."""
+    hugind.is_here = True
     if database_address.startswith("postgresql"):
         hugind.use_postgres(database_address)
         assert hugind("db", "init").returncode == 0

@@ -65,6 +65,7 @@ def test_postgres_by_its_parts(hugind: HugindCommand, postgres_address: str) -> 
 
 def test_of_another_release(hugind: HugindCommand, postgres_address: str) -> None:
     """An older one is upgraded, a newer one left alone; both are told what to do."""
+    hugind.is_here = True
     hugind.env["DATABASE_URL"] = postgres_address
     hugind("db", "init")
     with psycopg.connect(postgres_address, autocommit=True) as connection:
@@ -78,6 +79,7 @@ def test_of_another_release(hugind: HugindCommand, postgres_address: str) -> Non
 
 def test_a_database_that_is_away(hugind: HugindCommand) -> None:
     """Nothing listens there: told in a line, without the password; an address that is none, too."""
+    hugind.is_here = True
     hugind.env["DATABASE_URL"] = "postgresql://me:hidden@127.0.0.1:1/name"
     wrong = [hugind("db", "status"), hugind("db", "init"), hugind("user", "list")]
     hugind.env["DATABASE_URL"] = "mysql://me:hidden@host/name"
@@ -107,6 +109,7 @@ def test_a_gateway_that_runs_is_asked(hugind: HugindCommand) -> None:
 
 def test_from_sqlite_to_postgres(hugind: HugindCommand, postgres_address: str) -> None:
     """Everything arrives and is counted; the key goes on being good there; not twice; SQLite stays as it was."""
+    hugind.is_here = True
     secret = hugind("user", "create", "alice").stdout.strip()
     asyncio.run(_record(hugind, 40))
     moved = hugind("db", "migrate-to", postgres_address)

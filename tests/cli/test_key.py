@@ -63,6 +63,7 @@ def test_a_keys_life(either: HugindCommand) -> None:
 
 def test_what_goes_wrong(hugind: HugindCommand) -> None:
     """Unknown users and keys, a span without a unit, a scope or network that is none: told, and nothing is made."""
+    hugind.is_here = True
     hugind("user", "create", "alice", "--no-key")
     wrong = [
         hugind("key", "create", "--user", "bob"),

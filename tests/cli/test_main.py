@@ -23,7 +23,7 @@ def test_help_teaches(hugind: HugindCommand) -> None:
     done = hugind("--help")
 
     assert done.returncode == 0
-    for word in ("server", "config", "doctor", "bench", "Start here"):
+    for word in ("server", "config", "user", "key", "usage", "audit", "db", "doctor", "bench", "Start here"):
         assert word in done.stdout
 
 
@@ -40,7 +40,7 @@ def test_help_imports_no_server() -> None:
     loaded = set(done.stderr.split())
 
     assert "typer" in loaded
-    slow = ("fastapi", "uvicorn", "pydantic", "httpx", "psutil", "yaml", "xllamacpp", "hugind.proxy")
+    slow = ("fastapi", "uvicorn", "pydantic", "httpx", "psutil", "yaml", "xllamacpp", "sqlalchemy", "hugind.proxy")
     assert not [name for name in slow if name in loaded]
 
 

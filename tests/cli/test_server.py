@@ -1,4 +1,4 @@
-"""`hugind server`, on the real engine: start, status, list, logs, restart, stop."""
+"""`hugind server`, on the real engine: start, status, queue, list, logs, restart, stop."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import httpx
 import psutil
 import pytest
 
+from hugind.cli.bench.standin import write_launcher
 from tests.cli.hugind_command import KEY, HugindCommand
 from tests.engines import DEMO_MODEL, engine_binary
 from tests.eventually import eventually_sync
@@ -38,6 +41,16 @@ def ask(gateway: dict[str, Any], model: str = "demo") -> httpx.Response:
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
     headers = {"Authorization": f"Bearer {KEY}"}
     return httpx.post(f"{gateway['url']}/v1/chat/completions", json=body, headers=headers, timeout=60)
+
+
+@contextmanager
+def ask_and_leave(gateway: dict[str, Any]) -> Iterator[socket.socket]:
+    """A long turn that is asked for, and given up at the end of the block."""
+    body = json.dumps({"model": "demo", "prompt": "hi", "max_tokens": 4000, "stream": True}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\nContent-Length: "
+    with socket.create_connection(("127.0.0.1", int(gateway["url"].rpartition(":")[2])), timeout=30) as connection:
+        connection.sendall(f"{head}{len(body)}\r\n\r\n".encode() + body)
+        yield connection
 
 
 def test_a_gateways_life(hugind: HugindCommand) -> None:
@@ -195,6 +208,27 @@ def test_bad_model_is_told_everywhere(hugind: HugindCommand, tmp_path: Path) -> 
     assert ask(gateway, "good").status_code == 200
 
 
+def test_who_waits(hugind: HugindCommand, tmp_path: Path) -> None:
+    """`queue` tells who waits for what; nothing runs: exit code 3."""
+    nothing = hugind("server", "queue")
+    launcher = write_launcher(tmp_path / "llama-server", "--token-ms", "50")
+    text = f"model:\n  model_path: {DEMO_MODEL}\nengine:\n  binary: {launcher}\nserver:\n  max_slots: 1\n"
+    hugind.write_config("demo", text)
+    gateway = start(hugind, "demo")
+    with ask_and_leave(gateway) as running:
+        assert running.recv(1)
+        with ask_and_leave(gateway):
+            eventually_sync(lambda: _waiting(hugind), timeout_s=20)
+            (turn,) = _waiting(hugind)
+            table = hugind("server", "queue")
+
+    assert (nothing.returncode, nothing.stdout) == (3, "")
+    assert (turn["user"], turn["for"], turn["position"]) == ("environment", "slot", 1)
+    assert table.returncode == 0, table.stderr
+    for words in (gateway["url"], turn["request_id"], "environment", "slot"):
+        assert words in table.stdout
+
+
 def test_busy_port_is_told_before_anything_starts(hugind: HugindCommand) -> None:
     """A port in use: who has it, and what to do; no engine is started for it."""
     hugind.write_config("demo", config_text())
@@ -245,6 +279,11 @@ def test_foreground_cleans_up(hugind: HugindCommand, number: signal.Signals) -> 
 def _ready_pids(hugind: HugindCommand) -> list[int]:
     printed = hugind("server", "status", "--json").stdout
     return [worker["pid"] for worker in json.loads(printed)["workers"] if worker["state"] == "ready"]
+
+
+def _waiting(hugind: HugindCommand) -> list[dict[str, Any]]:
+    waiting: list[dict[str, Any]] = hugind.json("server", "queue")["engines"][0]["waiting"]
+    return waiting
 
 
 def _pids(hugind: HugindCommand) -> dict[str, int]:

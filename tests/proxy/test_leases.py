@@ -175,11 +175,12 @@ async def test_the_wait_for_a_loading_engine_has_a_bound_of_its_own(tmp_path: Pa
     )
     async with serving(tmp_path, {"chat": config}, is_ready=False) as served:
         leases = served.leases()
-        lease = await leases.acquire()
-        refused = await _error_of(leases)
-        leases.release(lease)
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(leases.acquire())
+            second = group.create_task(_error_of(leases))
+        leases.release(first.result())
 
-        assert (refused.status, refused.code) == (503, "queue_timeout")
+        assert (second.result().status, second.result().code) == (503, "queue_timeout")
 
 
 async def test_an_engine_that_does_not_load_in_time(tmp_path: Path) -> None:
