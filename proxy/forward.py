@@ -27,6 +27,7 @@ TAIL_CHUNKS = 4
 """The last event with figures, one with usage behind it, and the end mark may come one by one."""
 
 _TIMINGS = "timings"
+_PROGRESS = "prompt_progress"
 _LAST_REASON = re.compile(rb'"(?:finish_reason|stop_type)":"([^"]*)"|"type":"response\.(completed|incomplete)"')
 _PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d{1,9})')
 MAX_REASON = 32
@@ -148,6 +149,7 @@ async def events_of(exchange: Exchange, spawn: Spawn, response: EngineStream) ->
     """
     parser = EventParser()
     last: deque[bytes] = deque(maxlen=TAIL_CHUNKS)
+    timings: dict[str, Any] | None = None
     async for chunk in response.chunks():
         spawn.bytes_relayed += len(chunk)
         last.append(chunk)
@@ -156,12 +158,13 @@ async def events_of(exchange: Exchange, spawn: Spawn, response: EngineStream) ->
         for event in parser.feed(chunk):
             if not event.is_done:
                 payload = orjson.loads(event.data)
-                exchange.events += 1
+                if payload:
+                    exchange.events += _PROGRESS not in payload
+                    timings = payload.get(_TIMINGS, timings)
                 if exchange.events > exchange.paid_events:
                     await pay_on(exchange)
-                if payload and _TIMINGS in payload:
-                    exchange.note_timings(payload[_TIMINGS])
                 yield payload
+    exchange.note_timings(timings)
     exchange.finish_reason = finish_reason_at_end(b"".join(last))
 
 

@@ -99,13 +99,13 @@ def sessions(
 def fairness(
     model: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="A GGUF file.", show_default="80 M random weights, made here"),
+        typer.Option(exists=True, dir_okay=False, help="A GGUF file.", show_default="40 M random weights, made here"),
     ] = None,
     heavy: Annotated[int, typer.Option(min=1, max=256, help="Turns that the heavy user always has in flight.")] = 32,
     light: Annotated[int, typer.Option(min=1, max=64, help="Users with one turn at a time.")] = 4,
     share: Annotated[
         float, typer.Option(min=0.01, max=1, help="Of the machine, what the light users ask for together.")
-    ] = 0.2,
+    ] = 0.1,
     slots: Annotated[int, typer.Option(min=1, max=32, help="Slots that all share.")] = 2,
     binary: Annotated[
         str | None,
@@ -128,7 +128,7 @@ def fairness(
     Jain's index is of the tokens, prompts and answers, that four equally busy users with answers of 8 to 64 tokens get
     in the same time: 1 where all get the same.
 
-    Everything happens in a temporary home; each policy loads the model once. It takes as long as 2,800 turns: about
+    Everything happens in a temporary home; each policy loads the model once. It takes as long as 5,000 turns: about
     three minutes on two cores without a GPU.
     """
     from hugind.cli import output

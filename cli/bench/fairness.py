@@ -55,7 +55,7 @@ class FairnessBenchOptions:
     """Of the machine, what the light users ask for together; the rest of the time they read."""
     rounds: int = 3
     """Blocks of each policy."""
-    turns: int = 9
+    turns: int = 12
     """Of each light user, in each block."""
     back_to_back: int = 2
     """Turns of each light user who does not pause, in each block."""

@@ -62,6 +62,25 @@ async def test_half_an_event_is_held_back(tmp_path: Path) -> None:
     assert not client.is_answered
 
 
+@pytest.mark.parametrize("is_relayed", [True, False])
+async def test_figures_with_every_token_count_once(tmp_path: Path, is_relayed: bool) -> None:
+    """A client may have the engine tell them each time; and why it ended is told before the end."""
+    client = FakeClient()
+    events = [
+        b'data: {"choices":[{"index":0,"delta":{"content":"x"}}],"timings":{"prompt_n":7,"predicted_n":%d}}\n\n' % count
+        for count in (1, 2, 3)
+    ]
+    async with answering(tmp_path, *events, STOP, DONE) as (spawn, response):
+        if is_relayed:
+            await relay_stream(client.exchange, spawn, response)
+        else:
+            await assemble(client.exchange, spawn, response, ChatAssembler())
+
+    assert (7, 3) == (client.exchange.prompt_tokens, client.exchange.completion_tokens)
+    assert "stop" == client.exchange.finish_reason
+    assert 3 <= client.exchange.events <= 5
+
+
 async def test_a_translated_stream_tells_of_a_death(tmp_path: Path) -> None:
     """The other dialects notice a worker that died, too."""
     client = FakeClient()
