@@ -14,6 +14,7 @@ import yaml
 
 from hugind.cli.bench.child import POLL_S, bench_environment, start_child
 from hugind.cli.bench.fairness_load import Person
+from hugind.cli.bench.people import create_users
 from hugind.cli.bench.session_stage import Play
 from hugind.cli.client import GatewayClient
 from hugind.supervisor.errors import HugindError
@@ -108,7 +109,7 @@ async def set_scene(
     for policy in policies:
         home.config(policy.name).write_text(yaml.safe_dump(_config(play, policy, memory_folder)))
     home.settings.write_text(yaml.safe_dump({"limits": {"requests": 0}}))
-    keys = await _create_users(home, [*users, EVERYBODY])
+    keys = await create_users(home, [*users, EVERYBODY])
     names = [policy.name for policy in policies]
     argv = [sys.executable, "-m", "hugind.cli.main", "server", "start", *names, "--host", "127.0.0.1", "--port", "0"]
     async with AsyncExitStack() as stack:
@@ -129,22 +130,6 @@ def _config(play: Play, policy: Policy, memory_folder: Path | None) -> dict[str,
         "sessions": {"memory_folder": str(memory_folder) if memory_folder else None},
         "limits": {"max_queue": ROOM, "max_wait_s": PATIENCE_S},
     }
-
-
-async def _create_users(home: Home, names: Sequence[str]) -> dict[str, str]:
-    """The key of each, in a new database of the home."""
-    from hugind.proxy.access.accounts import Accounts, Actor
-    from hugind.proxy.records.database import open_database, parse_address
-
-    database = await open_database(parse_address(None, home.database))
-    try:
-        accounts, actor, keys = Accounts(database), Actor("bench"), {}
-        for name in names:
-            await accounts.create_user(actor, name)
-            _, keys[name] = await accounts.create_key(actor, name)
-        return keys
-    finally:
-        await database.aclose()
 
 
 async def _is_ready(home: Home) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import shutil
 import socket
 import sys
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hugind.cli.bench.child import bench_environment, start_child
+from hugind.cli.bench.people import PLENTY, create_users
 from hugind.cli.bench.standin import write_launcher
 from hugind.cli.bench.target import Target, is_answering
 from hugind.supervisor.errors import HugindError
@@ -24,6 +24,8 @@ STOP_S = 20
 MAX_SOCKET_PATH = 100
 """Bytes; Linux takes 107, macOS 103."""
 SLOTS = 128
+USER = "bench"
+"""Who asks: a user with every kind of limit, so that all that costs something is on."""
 CTX_SIZE = 4096
 
 _CONFIG = """\
@@ -103,6 +105,8 @@ async def set_stage(folder: Path, *, use_nginx: bool) -> AsyncIterator[Stage]:
     if len(str(socket_path)) > MAX_SOCKET_PATH:
         raise HugindError(f"{folder} is too long a path for a UNIX socket", hint="choose a shorter --dir")
     socket_path.unlink(missing_ok=True)  # of an earlier bench here
+    for file in folder.glob(f"{Home(folder).database.name}*"):
+        file.unlink()  # of an earlier bench here
     launcher = write_launcher(folder / "llama-server")
     model = folder / "model.gguf"
     model.write_bytes(b"no model: the stand-in never reads it")
@@ -132,11 +136,12 @@ async def _start_gateway(stack: AsyncExitStack, folder: Path, launcher: Path, mo
     values = {"model": model, "binary": launcher, "folder": folder}
     config = _CONFIG.format(slots=SLOTS, **{name: json.dumps(str(value)) for name, value in values.items()})
     (configs / "bench.yml").write_text(config)
-    key = secrets.token_urlsafe(24)
+    home = Home(folder)
+    key = (await create_users(home, [USER], PLENTY))[USER]
     port = _free_port()
     target = Target("gateway", ("127.0.0.1", port), {"Authorization": f"Bearer {key}"})
     argv = [sys.executable, "-m", "hugind.cli.main", *f"server start bench --host 127.0.0.1 --port {port}".split()]
-    return await _start(stack, folder, "gateway", argv, {"LLAMA_API_KEY": key}, target, "/readyz")
+    return await _start(stack, folder, "gateway", argv, {}, target, "/readyz")
 
 
 async def _start_nginx(stack: AsyncExitStack, folder: Path, program: str, upstream: Target) -> Actor:
