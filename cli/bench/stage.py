@@ -105,8 +105,7 @@ async def set_stage(folder: Path, *, use_nginx: bool) -> AsyncIterator[Stage]:
     if len(str(socket_path)) > MAX_SOCKET_PATH:
         raise HugindError(f"{folder} is too long a path for a UNIX socket", hint="choose a shorter --dir")
     socket_path.unlink(missing_ok=True)  # of an earlier bench here
-    for file in folder.glob(f"{Home(folder).database.name}*"):
-        file.unlink()  # of an earlier bench here
+    _remove_database(Home(folder))
     launcher = write_launcher(folder / "llama-server")
     model = folder / "model.gguf"
     model.write_bytes(b"no model: the stand-in never reads it")
@@ -117,6 +116,12 @@ async def set_stage(folder: Path, *, use_nginx: bool) -> AsyncIterator[Stage]:
         program = _find_nginx() if use_nginx else None
         nginx = await _start_nginx(stack, folder, program, direct_unix.target) if program else None
         yield Stage(direct, direct_unix, gateway, nginx)
+
+
+def _remove_database(home: Home) -> None:
+    """Of an earlier bench in the same folder."""
+    for file in home.root.glob(f"{home.database.name}*"):
+        file.unlink()
 
 
 async def _start_standin(
