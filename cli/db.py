@@ -80,7 +80,7 @@ def status(as_json: Json = False) -> None:
     if about["revision"] is None and about["kind"] == "sqlite":
         output.say("not made yet: the first start, or the first user, makes it")
         return
-    output.fail("it cannot be used as it is", "hugind db upgrade" if about["revision"] else "hugind db init")
+    output.fail("it cannot be used as it is", _advice(about["revision"], about["head"]))
     raise typer.Exit(1)
 
 
@@ -143,6 +143,12 @@ def _url(environment: Environment) -> URL:
 
 def _told(status: DatabaseStatus) -> dict[str, Any]:
     return {**asdict(status), "is_current": status.is_current}
+
+
+def _advice(revision: str | None, head: str) -> str:
+    if revision is None:
+        return "hugind db init"
+    return "hugind db upgrade" if revision < head else "a newer release of hugind made it: update hugind"
 
 
 async def _init(url: URL) -> tuple[DatabaseStatus, bool]:

@@ -64,17 +64,20 @@ def test_postgres_by_its_parts(hugind: HugindCommand, postgres_address: str) -> 
 
 
 def test_of_another_release(hugind: HugindCommand, postgres_address: str) -> None:
-    """An older one is upgraded, a newer one left alone; both are told what to do."""
+    """A newer one is left alone, an older one is not used as it is; it is told what to do."""
     hugind.is_here = True
     hugind.env["DATABASE_URL"] = postgres_address
     hugind("db", "init")
     with psycopg.connect(postgres_address, autocommit=True) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    wrong = [hugind("db", "status"), hugind("db", "init"), hugind("db", "upgrade"), hugind("user", "list")]
+    newer = [hugind("db", "status"), hugind("db", "init"), hugind("db", "upgrade"), hugind("user", "list")]
+    with psycopg.connect(postgres_address, autocommit=True) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0000'")
+    older = [hugind("db", "status"), hugind("db", "init"), hugind("user", "list")]
 
-    assert [done.returncode for done in wrong] == [1, 1, 1, 1]
-    assert "newer release" in wrong[1].stderr
-    assert "newer release" in wrong[2].stderr
+    assert [done.returncode for done in newer + older] == [1] * 7
+    assert all("newer release" in done.stderr for done in newer)
+    assert all("hint:  hugind db upgrade" in done.stderr for done in older)
 
 
 def test_a_database_that_is_away(hugind: HugindCommand) -> None:
