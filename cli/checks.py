@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import socket
@@ -11,7 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import psutil
+from sqlalchemy import URL
 
+from hugind.cli.home_database import configured_url, opened
+from hugind.proxy.records.database import DatabaseStatus
+from hugind.proxy.records.errors import DatabaseError
 from hugind.proxy.sessions.fingerprint import identify
 from hugind.proxy.sessions.selftest import Verdicts
 from hugind.supervisor.config import Config, load_config, missing_files
@@ -58,9 +63,29 @@ def run_checks(binary: str | None) -> list[Check]:
         _engine(home, binary),
         _home(home),
         _snapshots(),
+        _database(),
         *_configs(home, binary),
         _gateways(home),
     ]
+
+
+def _database() -> Check:
+    try:
+        status = asyncio.run(_status(configured_url(read_environment())))
+    except (ConfigError, DatabaseError) as error:
+        return Check("database", is_good=False, says=error.message, advice=error.hint)
+    if status.revision is None and status.kind == "sqlite":
+        return Check("database", is_good=True, says=f"{status.address}: made with the first user or the first start")
+    if not status.is_current:
+        revision = status.revision or "none"
+        says = f"{status.address}: its tables are {revision}, and {status.head} is needed"
+        return Check("database", is_good=False, says=says, advice="hugind db upgrade")
+    return Check("database", is_good=True, says=f"{status.address}: {status.kind}, tables {status.revision}")
+
+
+async def _status(url: URL) -> DatabaseStatus:
+    async with opened(url) as database:
+        return await database.status()
 
 
 def _platform() -> Check:

@@ -41,7 +41,7 @@ class ClientGone(ApiError):  # noqa: N818 - named for what happened
     """The client closed its connection. 499 is for the log only."""
 
     def __init__(self) -> None:
-        super().__init__(499, "the client went away")
+        super().__init__(499, "the client went away", code="client_gone")
 
 
 class StreamBroken(ApiError):  # noqa: N818 - named for what happened

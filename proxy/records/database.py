@@ -93,7 +93,9 @@ class Database:
     @property
     def address(self) -> str:
         """Where it is, without its password."""
-        return self._url.render_as_string(hide_password=True)
+        if (file := self._file) is not None:
+            return str(file)
+        return self._url.set(drivername="postgresql").render_as_string(hide_password=True)
 
     async def aclose(self) -> None:
         """Close every connection."""

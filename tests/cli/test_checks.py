@@ -124,3 +124,26 @@ def test_a_model_that_is_none(hugind: HugindCommand, tmp_path: Path, monkeypatch
 
 def _number_before(text: str, words: str) -> int:
     return int(text.partition(words)[0].rpartition(" ")[2].replace(",", ""))
+
+
+@pytest.mark.parametrize(
+    ("address", "is_good", "says"),
+    [
+        (None, True, "made with the first"),
+        ("postgresql://u:secret@127.0.0.1:1/x", False, "cannot be"),
+        ("mysql://u:secret@x/y", False, "not supported"),
+    ],
+)
+def test_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str | None, is_good: bool, says: str
+) -> None:
+    """Whether users can be looked up; never the password."""
+    monkeypatch.setenv("HUGIND_HOME", str(tmp_path))
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    if address is not None:
+        monkeypatch.setenv("DATABASE_URL", address)
+    (check,) = [check for check in run_checks(None) if check.name == "database"]
+
+    assert check.is_good == is_good
+    assert says in check.says
+    assert "secret" not in check.says
