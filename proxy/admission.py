@@ -107,28 +107,9 @@ async def admit(exchange: Exchange, books: Books, model: str, context: int, requ
     if wanted is None and _counts_tokens(principal):
         exchange.paid_events = CHUNK_TOKENS
     row = UsageRow(
-        request_id=exchange.request_id,
-        created_at=time.time() - exchange.duration_s,
-        username=principal.name,
-        end_user=exchange.end_user,
-        key_id=principal.key_id,
-        path=path,
-        dialect=dialect,
-        model=model,
-        status_code=0,
-        duration_ms=0.0,
-        queue_ms=0.0,
-        ttft_ms=None,
-        prompt_tokens=0,
-        cached_tokens=0,
-        completion_tokens=0,
-        request_bytes=exchange.request_bytes,
-        response_bytes=0,
-        stream=request.get("stream") is True,
-        finish_reason=None,
-        error_code=None,
-        client_ip=exchange.client_ip,
-    )
+        exchange.request_id, time.time() - exchange.duration_s, principal.name, path, dialect, model,
+        exchange.end_user, principal.key_id, exchange.client_ip, request.get("stream") is True, exchange.request_bytes,
+    )  # fmt: skip
     exchange.admitted = Admitted(admission, gauge, prompt, row)
     books.usage.began(row)
 

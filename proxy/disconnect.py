@@ -50,6 +50,7 @@ class DisconnectWatch:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._exchange.end_wait()
         if self._connection is not None:
             self._connection.watch(None)
         if self._is_gone:

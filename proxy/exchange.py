@@ -19,6 +19,7 @@ from hugind.proxy.errors import ApiError, ClientGone
 if TYPE_CHECKING:
     from hugind.proxy.admission import Admitted
     from hugind.proxy.keepalive import KeepAlive
+    from hugind.proxy.queue import Asker
 
 OVERSIZE_DRAIN = 8
 """A body over its limit is read and dropped up to this many times the limit, so that the answer can arrive."""
@@ -46,6 +47,8 @@ class Exchange:
         """What the caller was granted, and what will be on record of it; None: nothing yet."""
         self.estimate_tokens = 0
         """What the turn will cost at most, as far as can be told before it: prompt and answer."""
+        self.asker: Asker | None = None
+        """As whom it waits for a turn (`turn.asker_of`)."""
         self.events = 0
         """Events of the engine's stream that have come: about as many as tokens."""
         self.paid_events: float = math.inf

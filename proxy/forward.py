@@ -28,7 +28,7 @@ TAIL_CHUNKS = 4
 
 _TIMINGS = "timings"
 _PROGRESS = "prompt_progress"
-_LAST_REASON = re.compile(rb'"(?:finish_reason|stop_type)":"([^"]*)"|"type":"response\.(completed|incomplete)"')
+_REASON_MARKS = (b'"finish_reason":"', b'"stop_type":"', b'"type":"response.')
 _PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d{1,9})')
 MAX_REASON = 32
 _NULL_EVENT = b"data: null\n\n"
@@ -195,8 +195,11 @@ def timings_at_end(tail: bytes) -> dict[str, Any] | None:
 
 def finish_reason_at_end(tail: bytes) -> str | None:
     """Why an answer ended, from the last bytes of its stream."""
-    found = _LAST_REASON.findall(tail)
-    return b"".join(found[-1]).decode("ascii", "replace")[:MAX_REASON] if found else None
+    for mark in _REASON_MARKS:
+        at = tail.rfind(mark)
+        if at >= 0:
+            return tail[at + len(mark) :].partition(b'"')[0].decode("ascii", "replace")[:MAX_REASON]
+    return None
 
 
 def prompt_tokens_of(body: bytes) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,11 +34,13 @@ Answer = Callable[[Spawn, EngineStream], Awaitable[None]]
 
 def asker_of(exchange: Exchange) -> Asker:
     """Who asks for a turn, and how many may wait for them."""
-    principal = exchange.principal
-    own, of_key = principal.limits.queued, principal.key_limits.queued
-    places = own if of_key is None else of_key if own is None else min(own, of_key)
-    flow = Flow(principal.name, exchange.end_user)
-    return Asker(flow, principal.priority, places, exchange.estimate_tokens, exchange.request_id)
+    if exchange.asker is None:
+        principal = exchange.principal
+        own, of_key = principal.limits.queued, principal.key_limits.queued
+        places = own if of_key is None else of_key if own is None else min(own, of_key)
+        flow = Flow(principal.name, exchange.end_user)
+        exchange.asker = Asker(flow, principal.priority, places, exchange.estimate_tokens, exchange.request_id)
+    return exchange.asker
 
 
 async def find_scope(keeper: Keeper, exchange: Exchange, owner: Owner) -> Scope:
@@ -117,18 +119,17 @@ async def pass_through(leases: Leases, exchange: Exchange, path: str, body: dict
         await exchange.respond(200, answer)
 
 
-@asynccontextmanager
-async def _watched(exchange: Exchange) -> AsyncIterator[None]:
+def _watched(exchange: Exchange) -> AbstractAsyncContextManager[object]:
     """The client is told that it waits, if it wants to be, and the block ends when it leaves."""
-    async with DisconnectWatch(exchange):
-        try:
-            if exchange.keep_alive is None:
-                yield
-            else:
-                async with exchange.keep_alive:
-                    yield
-        finally:
-            exchange.end_wait()
+    return (
+        DisconnectWatch(exchange) if exchange.keep_alive is None else _watched_and_told(exchange, exchange.keep_alive)
+    )
+
+
+@asynccontextmanager
+async def _watched_and_told(exchange: Exchange, keep_alive: AbstractAsyncContextManager[object]) -> AsyncIterator[None]:
+    async with DisconnectWatch(exchange), keep_alive:
+        yield
 
 
 @dataclass(frozen=True)

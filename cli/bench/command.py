@@ -145,6 +145,8 @@ def fairness(
         binary=resolve_binary(binary, settings=load_settings(read_environment().home).lib),
     )
     result = run_fairness_bench(options.quick() if quick else options, output.say)
+    if result.figures.is_disturbed:
+        output.say("the machine had something else to do: the figures say little, measure again when it is quiet")
     if as_json:
         output.print_json(result.as_json())
     else:

@@ -11,6 +11,8 @@ from hugind.cli.bench.load import Latency
 
 MAX_LIGHT_WAIT_TURNS = 1.5
 MIN_JAIN = 0.95
+MAX_OWN_TURNS = 1.5
+"""Of a turn that has the machine to itself, p95: what takes longer shares it with something that is not measured."""
 JUDGED = "fair"
 """The policy that something is asked of; the others are there to be compared with."""
 
@@ -101,8 +103,14 @@ class Figures:
 
     def wait_turns(self, turns: Sequence[Served], percent: int) -> float | None:
         """A quantile of what these turns waited, as a multiple of a turn's own time."""
-        turn_ms = self.turn_ms
-        return _waits(turns).quantile_ms(percent) / turn_ms if turns and turn_ms else None
+        return self._in_turns(_waits(turns), percent)
+
+    @property
+    def is_disturbed(self) -> bool:
+        """The machine had something else to do: turns that had it to themselves took much longer than alone."""
+        ours = self.by_policy.get(JUDGED, Measured())
+        own_turns = self._in_turns(_own(ours.light), 95)
+        return own_turns is not None and own_turns > MAX_OWN_TURNS
 
     def goals(self) -> list[Goal]:
         """What is asked of us, as far as it was measured."""
@@ -126,9 +134,11 @@ class Figures:
         for who, turns, goal in groups:
             for percent in (50, 95):
                 words = f"{who} wait, p{percent}" if who != "the heavy user" else f"{who} waits, p{percent}"
-                cells = [self._in_words(one, percent) for one in turns]
+                cells = [self._in_words(_waits(one), percent) for one in turns]
                 rows.append((words, *cells, asked.get(goal or "") if percent == 95 else None))
-        rows.append(("a light turn from slot to end, median ms", *(_own_ms(one.light, 0) for one in every), None))
+        for percent in (50, 95):
+            cells = [self._in_words(_own(one.light), percent) for one in every]
+            rows.append((f"light turns take from slot to end, p{percent}", *cells, None))
         rows.append(("turns of light users measured", *(len(one.light) for one in every), None))
         rows.append(("Jain's index", *(_rounded(one.jain, 3) for one in every), asked.get("jain")))
         rows.append(("tokens a second", *(_rounded(one.tokens_per_s, 0) for one in every), None))
@@ -139,6 +149,7 @@ class Figures:
         return {
             **{name: self._describe(measured) for name, measured in self.by_policy.items()},
             "turn_ms": _rounded(self.turn_ms, 2),
+            "is_disturbed": self.is_disturbed,
             "goals": [goal.as_json() for goal in self.goals()],
         }
 
@@ -157,25 +168,29 @@ class Figures:
     def _describe_turns(self, turns: Sequence[Served]) -> dict[str, Any] | None:
         if not turns:
             return None
-        waits = _waits(turns)
+        waits, own = _waits(turns), _own(turns)
         return {
-            "wait_turns": {f"p{percent}": _rounded(self.wait_turns(turns, percent), 3) for percent in (50, 95)},
+            "wait_turns": {f"p{percent}": _rounded(self._in_turns(waits, percent), 3) for percent in (50, 95)},
             "wait_ms": {f"p{percent}": round(waits.quantile_ms(percent), 2) for percent in (50, 95)},
-            "own_ms": _own_ms(turns, 2),
+            "own_ms": {f"p{percent}": round(own.quantile_ms(percent), 2) for percent in (50, 95)},
             "samples": len(turns),
         }
 
-    def _in_words(self, turns: Sequence[Served], percent: int) -> str | None:
-        multiple = self.wait_turns(turns, percent)
-        return None if multiple is None else f"{multiple:.2f} turns, {_waits(turns).quantile_ms(percent):.0f} ms"
+    def _in_turns(self, times: Latency, percent: int) -> float | None:
+        turn_ms = self.turn_ms
+        return times.quantile_ms(percent) / turn_ms if times.samples_ms and turn_ms else None
+
+    def _in_words(self, times: Latency, percent: int) -> str | None:
+        multiple = self._in_turns(times, percent)
+        return None if multiple is None else f"{multiple:.2f} turns, {times.quantile_ms(percent):.0f} ms"
 
 
 def _waits(turns: Sequence[Served]) -> Latency:
     return Latency(tuple(turn.wait_ms for turn in turns))
 
 
-def _own_ms(turns: Sequence[Served], digits: int) -> float | None:
-    return round(statistics.median(turn.own_ms for turn in turns), digits) if turns else None
+def _own(turns: Sequence[Served]) -> Latency:
+    return Latency(tuple(turn.own_ms for turn in turns))
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

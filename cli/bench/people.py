@@ -28,7 +28,7 @@ async def create_users(home: Home, names: Sequence[str], limits: Mapping[str, An
         accounts, actor, keys = Accounts(database), Actor("bench"), {}
         for name in names:
             await accounts.create_user(actor, name, limits=dict(limits or {}))
-            _, keys[name] = await accounts.create_key(actor, name, limits=dict(limits or {}))
+            _, keys[name] = await accounts.create_key(actor, name)
         return keys
     finally:
         await database.aclose()

@@ -53,10 +53,12 @@ class Standing(NamedTuple):
 class Window:
     """What was counted in the last `length_s` seconds. The length may change between calls."""
 
-    __slots__ = ("is_counted", "length_s", "parts", "total")
+    __slots__ = ("due", "is_counted", "length_s", "parts", "total")
 
     def __init__(self, length_s: float) -> None:
         self.length_s = length_s
+        self.due = math.inf
+        """When there is something to forget."""
         self.is_counted = False
         """There is a limit on it."""
         self.parts: list[list[Any]] = []
@@ -68,6 +70,11 @@ class Window:
         parts = self.parts
         while parts and now - parts[0][1] >= self.length_s:
             self.total -= parts.pop(0)[2]
+        self.look_out()
+
+    def look_out(self) -> None:
+        """The oldest part, or the length, is another one now."""
+        self.due = self.parts[0][1] + self.length_s if self.parts else math.inf
 
     def add(self, amount: int, now: float) -> None:
         """Count it. `now` is no earlier than at any call before."""
@@ -77,6 +84,8 @@ class Window:
             parts[-1][2] += amount
         else:
             parts.append([now, now, amount])
+        if len(parts) == 1:
+            self.due = now + self.length_s
         self.total += amount
 
     def wait_s(self, amount: int, now: float) -> float:
@@ -96,6 +105,7 @@ class Window:
         for part in self.parts:
             part[0] -= by_s
             part[1] -= by_s
+        self.look_out()
 
 
 class Account:
@@ -117,14 +127,19 @@ class Account:
 
     def advance(self, now: float, allowance: Allowance | None = None) -> None:
         """Let time go on to `now`, where these limits hold."""
-        if allowance is not None and allowance.requests is not None:
-            self.requests.length_s = allowance.window_s
+        requests, minute, day = self.requests, self.minute, self.day
+        if allowance is not None and allowance.requests is not None and requests.length_s != allowance.window_s:
+            requests.length_s = allowance.window_s
+            requests.look_out()
         if now < self.latest:
             self._turn_back(self.latest - now)
         self.latest = now
-        self.requests.forget(now)
-        self.minute.forget(now)
-        self.day.forget(now)
+        if now >= requests.due:
+            requests.forget(now)
+        if now >= minute.due:
+            minute.forget(now)
+        if now >= day.due:
+            day.forget(now)
         if now >= self._expires_at:
             for request_id in [id_ for id_, (_, expires_at) in self.holds.items() if _is_over(expires_at, now)]:
                 self._release(request_id)
@@ -220,6 +235,7 @@ class Account:
             account.minute.is_counted, account.day.is_counted = bool(fields["c"] & 1), bool(fields["c"] & 2)
             for window in (account.requests, account.minute, account.day):
                 window.total = sum(int(amount) for _, _, amount in window.parts)
+                window.look_out()
             for request_id, (tokens, expires_at) in fields["h"].items():
                 account.hold(request_id, int(tokens), expires_at)
         except (KeyError, TypeError, AttributeError) as error:

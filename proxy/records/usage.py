@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -23,12 +24,14 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    insert,
     literal,
     or_,
     select,
     true,
     union_all,
 )
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from hugind.proxy.records.database import Database
@@ -81,9 +84,14 @@ class UsageRow:
 Entry = tuple[UsageRow, Content | None]
 """A row, and what was said where that is kept."""
 
-_NAMES = [field.name for field in fields(UsageRow) if field.name != "created_at"]
-_COLUMNS = [requests.c.created_at, *(requests.c[name] for name in _NAMES)]
-_values = attrgetter(*_NAMES)
+_ID, _MOMENT = requests.c.request_id, requests.c.created_at
+_REST = [column for column in requests.c if column.name not in ("id", _ID.name, _MOMENT.name)]
+_COLUMNS = [_ID, _MOMENT, *_REST]
+_rest_of = attrgetter(*(column.name for column in _REST))
+_SQLITE_INSERT = str(
+    insert(requests).values({column: bindparam(column.name) for column in _COLUMNS}).compile(dialect=sqlite.dialect())
+)
+_SQLITE_ROW = _SQLITE_INSERT.rpartition("VALUES ")[2]
 _TEXTS = [
     (column.name, column.type.length)
     for column in requests.c
@@ -207,28 +215,42 @@ async def rows(
 
 async def _insert_rows(database: Database, connection: AsyncConnection, entries: Sequence[Entry]) -> list[str]:
     """The `request_id` of each that was not there."""
-    statement = _insert_from_json(database)
     new: list[str] = []
     for at in range(0, len(entries), STATEMENT_ROWS):
-        lines = [(_moment(row.created_at), *_values(row)) for row, _ in entries[at : at + STATEMENT_ROWS]]
-        new += (await connection.execute(statement, {"document": orjson.dumps(lines).decode()})).scalars()
+        part = entries[at : at + STATEMENT_ROWS]
+        lines = [(row.request_id, _moment(row.created_at), *_rest_of(row)) for row, _ in part]
+        if database.kind == "sqlite":
+            new += await _insert_into_sqlite(connection, lines)
+        else:
+            document = orjson.dumps(lines).decode()
+            new += (await connection.execute(_insert_from_json(database), {"document": document})).scalars()
     return new
+
+
+async def _insert_into_sqlite(connection: AsyncConnection, lines: list[tuple[Any, ...]]) -> list[str]:
+    """One statement for all, in the driver's own words. Nobody else writes meanwhile: `begin` has the database alone.
+
+    Not `executemany`, and no RETURNING: with every row that goes in or comes out SQLite's thread takes the interpreter
+    from the event loop, which was measured to cost the gateway a third of its time.
+    """
+    ids = orjson.dumps([line[0] for line in lines]).decode()
+    each = func.json_each(ids).table_valued("value")
+    query = select(requests.c.request_id).where(requests.c.request_id.in_(select(each.c.value)))
+    known = set((await connection.execute(query)).scalars())
+    new = [line for line in lines if line[0] not in known]
+    if new:
+        statement = _SQLITE_INSERT + f",{_SQLITE_ROW}" * (len(new) - 1)
+        await connection.exec_driver_sql(statement, tuple(chain.from_iterable(new)))
+    return [line[0] for line in new]
 
 
 def _insert_from_json(database: Database) -> Any:
     """An INSERT that takes all rows as one JSON text: parameters by the thousand cost ten times as much of our time."""
     document = bindparam("document", type_=Text)
-    if database.kind == "sqlite":
-        each = func.json_each(document).table_valued("value")
-        given: list[ColumnElement[Any]] = [
-            func.json_extract(each.c.value, f"$[{place}]") for place in range(len(_COLUMNS))
-        ]
-    else:
-        each = func.json_array_elements(document.cast(JSON)).table_valued("value")
-        given = [
-            func.json_extract_path_text(each.c.value, str(place)).cast(column.type)
-            for place, column in enumerate(_COLUMNS)
-        ]
+    each = func.json_array_elements(document.cast(JSON)).table_valued("value")
+    given: list[ColumnElement[Any]] = [
+        func.json_extract_path_text(each.c.value, str(place)).cast(column.type) for place, column in enumerate(_COLUMNS)
+    ]
     statement = database.insert(requests).from_select(_COLUMNS, select(*given).where(true()))
     return statement.on_conflict_do_nothing(index_elements=["request_id"]).returning(requests.c.request_id)
 

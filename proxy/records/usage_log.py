@@ -1,8 +1,9 @@
 """Puts turns on record behind their backs: exactly one row for each, whatever becomes of database and gateway.
 
-Every second what has ended goes to disk, with a list of what runs; from there it is written to the database, and
-removed. So nothing depends on the database being there, and a gateway that is killed loses one second at most: the
-next one takes its folder over. What is written twice counts once (`usage.write`).
+Every second what has ended is written to the database, and a list of what runs to disk. What the database does not take
+within that second goes to disk as well, and from there to the database when it is back. So a gateway that is killed
+loses one second at most, two where the database hangs: the next one takes its folder over. What is written twice counts
+once (`usage.write`).
 """
 
 from __future__ import annotations
@@ -70,13 +71,15 @@ class _Batch:
     rows: int = 0
     offset: int = 0
     """Up to here it is in the database; of a file in bytes."""
+    copy: Path | None = None
+    """Where rows in memory are, too, because the database did not take them at once."""
     inherited: UsageFolder | None = None
     """All else in the folder of a process that has died is written: with this, the folder goes."""
 
     @property
     def is_on_disk(self) -> bool:
         """It is not lost with us."""
-        return self.file is not None or self.inherited is not None
+        return self.file is not None or self.copy is not None or self.inherited is not None
 
     def read(self) -> tuple[list[Entry], int, int]:
         """The next entries, how many cannot be read, and where to go on. Blocks on the disk."""
@@ -87,8 +90,9 @@ class _Batch:
 
     def remove(self) -> None:
         """All of it is in the database. Blocks on the disk."""
-        if self.file is not None:
-            self.file.unlink(missing_ok=True)
+        for file in (self.file, self.copy):
+            if file is not None:
+                file.unlink(missing_ok=True)
         if self.inherited is not None:
             self.inherited.write_running([], 0)
             self.inherited.close()
@@ -224,7 +228,12 @@ class UsageLog:
             self._many_wait.clear()
             entries, self._waiting, self._moving = self._waiting, [], len(self._waiting)
             running = list(self._running.values()) if self._running.keys() != self._running_on_disk else None
-            await tasks.finish(self._put_on_disk(entries, running), "put usage on disk")
+            if entries and not (self._is_away or self._due or self._open or self._is_disk_full):
+                self._due.append(_Batch(entries=entries, rows=len(entries)))
+                entries, self._moving = [], 0
+                await self._write_at_once()
+            late = [batch for batch in self._due if not batch.is_on_disk]
+            await tasks.finish(self._put_on_disk(late, entries, running), "put usage on disk")
             self._moving = 0
             if self._open is not None and (ends_file or not self._due or self._open.rows >= FILE_ROWS):
                 self._due.append(self._open)
@@ -232,7 +241,24 @@ class UsageLog:
             if self._due:
                 self._is_due.set()
 
-    async def _put_on_disk(self, entries: list[Entry], running: list[UsageRow] | None) -> None:
+    async def _write_at_once(self) -> None:
+        """Unless that takes longer than what may be lost: then it goes to disk first."""
+        try:
+            async with asyncio.timeout(FLUSH_INTERVAL_S):
+                await self._write()
+        except TimeoutError:
+            pass
+
+    async def _put_on_disk(self, late: list[_Batch], entries: list[Entry], running: list[UsageRow] | None) -> None:
+        for batch in late:
+            file = self._folder.new_file()
+            try:
+                await asyncio.to_thread(self._folder.append, file, batch.entries[batch.offset :])
+            except (OSError, TypeError) as error:
+                self._note_disk(error)
+                running = None  # the list of what runs still names them
+                break
+            batch.copy = file
         if entries:
             batch = self._open or _Batch(self._folder.new_file())
             assert batch.file is not None
@@ -250,7 +276,7 @@ class UsageLog:
                 self._note_disk(error)
                 return
             self._running_on_disk = {row.request_id for row in running}
-        if entries or running is not None:
+        if (late or entries or running is not None) and all(batch.is_on_disk for batch in late):
             self._note_disk(None)
 
     def _keep_in_memory(self, entries: list[Entry], error: Exception) -> None:

@@ -81,6 +81,15 @@ def test_something_is_asked_of_ours_alone(waits: tuple[float, ...], tokens: tupl
     assert ["met: at most 1.5" if met[0] else "MISSED: at most 1.5"] == [str(figures.goals()[0])]
 
 
+@pytest.mark.parametrize(("own_ms", "is_disturbed"), [(140, False), (160, True)])
+def test_busy_machine_is_noticed(own_ms: float, is_disturbed: bool) -> None:
+    """A turn that has the machine to itself takes as long as alone, or something else is going on."""
+    figures = filled()
+    figures.by_policy["fair"].light = [turn(10, 100)] * 18 + [turn(10, own_ms)] * 2
+
+    assert is_disturbed == figures.is_disturbed == figures.as_json()["is_disturbed"]
+
+
 def test_json_has_every_figure() -> None:
     """By the names that programs rely on; waits in turns and in milliseconds, with their number."""
     said = json.loads(json.dumps(filled().as_json()))
@@ -90,7 +99,7 @@ def test_json_has_every_figure() -> None:
     assert {
         "wait_turns": {"p50": 0.5, "p95": 0.95},
         "wait_ms": {"p50": 50, "p95": 95},
-        "own_ms": 100,
+        "own_ms": {"p50": 100, "p95": 100},
         "samples": 101,
     } == said["fair"]["light"]
     assert 45 == said["fair"]["heavy"]["wait_turns"]["p50"]
@@ -107,6 +116,7 @@ def test_table_for_people() -> None:
     assert ("29.50 turns, 2950 ms", "0.95 turns, 95 ms", "met: at most 1.5") == rows["light users wait, p95"]
     assert ("25.00 turns, 2500 ms", "45.00 turns, 4500 ms", None) == rows["the heavy user waits, p50"]
     assert (None, "4.00 turns, 400 ms", None) == rows["light users who never pause wait, p95"]
+    assert ("2.00 turns, 200 ms", "1.00 turns, 100 ms", None) == rows["light turns take from slot to end, p95"]
     assert (2, 101, None) == rows["turns of light users measured"]
     assert (0.8, 0.999, "met: at least 0.95") == rows["Jain's index"]
 
@@ -118,4 +128,5 @@ def test_what_was_not_measured_is_null() -> None:
 
     assert {None} == {said[name][figure] for name in ("fifo", "fair") for figure in NEEDED}
     assert [] == said["goals"]
-    assert 10 == len(empty.rows())
+    assert 11 == len(empty.rows())
+    assert not empty.is_disturbed

@@ -24,4 +24,3 @@ async def test_every_user_has_a_key(tmp_path: Path) -> None:
     for principal in principals:
         assert principal is not None
         assert None not in vars(principal.limits).values()
-        assert principal.limits == principal.key_limits
