@@ -43,6 +43,7 @@ Content = tuple[str, str]
 
 STATEMENT_ROWS = 250
 """So many rows in a statement: what is made ready for the database at a time holds the event loop up."""
+SQLITE_ROWS = 128
 STATEMENT_CONTENTS = 20
 
 
@@ -238,9 +239,13 @@ async def _insert_into_sqlite(connection: AsyncConnection, lines: list[tuple[Any
     query = select(requests.c.request_id).where(requests.c.request_id.in_(select(each.c.value)))
     known = set((await connection.execute(query)).scalars())
     new = [line for line in lines if line[0] not in known]
-    if new:
-        statement = _SQLITE_INSERT + f",{_SQLITE_ROW}" * (len(new) - 1)
-        await connection.exec_driver_sql(statement, tuple(chain.from_iterable(new)))
+    at = 0
+    while at < len(new):
+        # Powers of two: every other number of rows would be one more statement that the driver keeps ready.
+        rows_at_once = min(1 << (len(new) - at).bit_length() - 1, SQLITE_ROWS)
+        statement = _SQLITE_INSERT + f",{_SQLITE_ROW}" * (rows_at_once - 1)
+        await connection.exec_driver_sql(statement, tuple(chain.from_iterable(new[at : at + rows_at_once])))
+        at += rows_at_once
     return [line[0] for line in new]
 
 
