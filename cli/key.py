@@ -30,6 +30,7 @@ key_app = typer.Typer(
 )
 
 ALL_SCOPES = ("admin", "inference", "metrics", "sessions")
+"""Written again, because `--help` must not load the gateway; a test compares."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="A key's public part, hgk_ID_...: hugind key list")]
@@ -84,7 +85,7 @@ def create(
         body["limits"] = limits
     with _admin() as admin:
         key = admin.post(f"{path_of('user', user)}/keys", body)
-    _print_secret(key, as_json=as_json)
+    print_secret(key, as_json=as_json)
 
 
 @key_app.command("list")
@@ -178,7 +179,7 @@ def rotate(
     with _admin() as admin:
         key = admin.post(f"{_path(key_id)}/rotate", {"grace_s": grace_s})
     output.say(f"key {key_id} is good for another {grace}" if grace_s else f"key {key_id} is good no more")
-    _print_secret(key, as_json=as_json)
+    print_secret(key, as_json=as_json)
 
 
 @key_app.command()
@@ -294,7 +295,8 @@ def _print_changed(key: dict[str, Any], what: str, *, as_json: bool) -> None:
     output.say(f"{what} key {key['id']} of {key['username']}")
 
 
-def _print_secret(key: dict[str, Any], *, as_json: bool) -> None:
+def print_secret(key: dict[str, Any], *, as_json: bool) -> None:
+    """A key that was just made: what it is to stderr, its secret alone to stdout."""
     if as_json:
         output.print_json(key)
     else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hugind.cli import output
+from hugind.cli.key import ALL_SCOPES, print_secret
 from hugind.cli.limit_options import (
     LIMITS_HELP,
     Concurrent,
@@ -65,8 +66,7 @@ def create(
     if as_json:
         output.print_json({**user, "keys": user["keys"] + (key is not None), "key": key})
     elif key is not None:
-        output.say(f"key {key['id']} of {name}, shown only now:")
-        output.print_text(key["secret"])
+        print_secret(key, as_json=False)
 
 
 @user_app.command("list")
@@ -203,9 +203,6 @@ def first_admin(admin: AdminClient) -> str | None:
     admin.post("/users", {"username": "admin", "limits": {"requests": None}, "note": note})
     secret: str = admin.post("/users/admin/keys", {"scopes": list(ALL_SCOPES), "note": note})["secret"]
     return secret
-
-
-ALL_SCOPES = ("admin", "inference", "metrics", "sessions")
 
 
 def _admin() -> AdminClient:

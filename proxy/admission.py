@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hugind.proxy.access.principal import Allowance, Principal
 from hugind.proxy.errors import ApiError
+from hugind.proxy.failures import dialect_of
 from hugind.proxy.records.usage import UsageRow
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ async def admit(exchange: Exchange, books: Books, model: str, context: int, requ
     wanted = _wanted(request, context)
     exchange.estimate_tokens = prompt + (wanted or CHUNK_TOKENS)
     path = exchange.scope["path"]
-    dialect = "anthropic" if path.startswith("/v1/messages") else "openai"
+    dialect = dialect_of(path)
     admission = await books.limiter.admit(exchange.request_id, principal, exchange.estimate_tokens, dialect)
     if wanted is None and _counts_tokens(principal):
         exchange.paid_events = CHUNK_TOKENS

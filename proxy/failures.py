@@ -20,6 +20,11 @@ logger = logging.getLogger(__name__)
 AWAY_RETRY_S = 5
 
 
+def dialect_of(path: str) -> str:
+    """Whose words the client of a path speaks: `anthropic` or `openai`."""
+    return "anthropic" if path.startswith("/v1/messages") else "openai"
+
+
 def error_body(path: str, error: ApiError, request_id: str | None) -> dict[str, Any]:
     """The error in the shape that the dialect of `path` promises."""
     if _is_anthropic(path):
@@ -101,4 +106,4 @@ def _rendered(request: Request, error: ApiError) -> JSONResponse:
 
 
 def _is_anthropic(path: str) -> bool:
-    return path.startswith("/v1/messages")
+    return dialect_of(path) == "anthropic"

@@ -13,9 +13,11 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
+from sqlalchemy import select
 from sqlalchemy.engine import make_url
 
 from hugind.proxy.records.database import Database, open_database, parse_address
+from hugind.proxy.records.schema import revisions
 
 TEST_DATABASE_URL = "HUGIND_TEST_DATABASE_URL"
 """A PostgreSQL in which the tests may make and drop databases; without it the wheel's own is started."""
@@ -106,3 +108,14 @@ async def sqlite_database(tmp_path: Path) -> AsyncIterator[Database]:
         yield opened
     finally:
         await opened.aclose()
+
+
+async def access_revision(database: Database) -> int:
+    """Counts the changes of users and keys.
+
+    Raises:
+        DatabaseAway: it cannot be reached.
+    """
+    async with database.read() as connection:
+        found = await connection.scalar(select(revisions.c.value).where(revisions.c.name == "access"))
+        return int(found or 0)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-import signal
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,9 +13,10 @@ from hugind.cli.bench.fairness_figures import Figures, Measured, Served
 from hugind.cli.bench.fairness_load import Ask, Crowd, Person, measure_crowd, measure_shares
 from hugind.cli.bench.fairness_stage import POLICIES, Policy, Scene, set_scene
 from hugind.cli.bench.gateway import describe_machine
-from hugind.cli.bench.random_model import Shape, write_random_model
-from hugind.cli.bench.session_stage import Play, private_memory
-from hugind.supervisor.llama.binary import EngineBinary, resolve_binary
+from hugind.cli.bench.random_model import Shape
+from hugind.cli.bench.run import Report, find_engine_and_model, run_bench
+from hugind.cli.bench.session_stage import Play
+from hugind.supervisor.llama.binary import EngineBinary
 
 MODEL = Shape(layers=6)
 """40 million parameters: as many turns as a figure needs, in minutes."""
@@ -38,8 +36,6 @@ LIMIT_TIMES = 10
 """A crowd may take so many times what it takes if everybody is served one by one, in the order of arrival."""
 
 HEAVY = "heavy"
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -92,27 +88,13 @@ def run_fairness_bench(options: FairnessBenchOptions, report: Report) -> Fairnes
         HugindError: something did not start, or did not answer, or a block took far too long.
         KeyboardInterrupt: it was interrupted.
     """
-    with tempfile.TemporaryDirectory(prefix="hugind-bench-") as name, private_memory() as memory_folder:
-        try:
-            with asyncio.Runner() as runner:
-                return runner.run(_bench(options, Path(name), memory_folder, report))
-        except asyncio.CancelledError:  # SIGTERM
-            raise KeyboardInterrupt from None
+    return run_bench(lambda folder, memory_folder: _bench(options, folder, memory_folder, report))
 
 
 async def _bench(
     options: FairnessBenchOptions, folder: Path, memory_folder: Path | None, report: Report
 ) -> FairnessBenchResult:
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    binary = options.binary
-    if binary is None:
-        binary = await asyncio.to_thread(resolve_binary)
-    model = options.model
-    if model is None:
-        report("writing a model of random weights")
-        model = await asyncio.to_thread(write_random_model, folder / "random.gguf", MODEL)
+    binary, model = await find_engine_and_model(options.binary, options.model, folder, report, MODEL)
     machine = describe_machine()
     cast = _Cast(options.light)
     play = Play(model, binary, options.slots, CTX_SIZE)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -13,19 +10,17 @@ from typing import Any
 
 from hugind.cli.bench.conversation import REPLY_TOKENS, Chat, Conversation, Turn
 from hugind.cli.bench.gateway import describe_machine
-from hugind.cli.bench.random_model import write_random_model
+from hugind.cli.bench.run import Report, find_engine_and_model, run_bench
 from hugind.cli.bench.session_figures import Run
-from hugind.cli.bench.session_stage import BenchGateway, Play, SaveWatch, engine_alone, private_memory
+from hugind.cli.bench.session_stage import BenchGateway, Play, SaveWatch, engine_alone
 from hugind.cli.bench.stall import HOT_TURNS, measure_stall
-from hugind.supervisor.llama.binary import EngineBinary, resolve_binary
+from hugind.supervisor.llama.binary import EngineBinary
 
 PROBE_CHARACTERS = 1200
 STREAM_TOKENS = 1024
 """Room for the stream that watches its neighbours."""
 TEMPLATE_TOKENS = 64
 """More than any template puts around a message."""
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -67,27 +62,13 @@ def run_session_bench(options: SessionBenchOptions, report: Report) -> SessionBe
         HugindError: something did not start, or did not answer.
         KeyboardInterrupt: it was interrupted.
     """
-    with tempfile.TemporaryDirectory(prefix="hugind-bench-") as name, private_memory() as memory_folder:
-        try:
-            with asyncio.Runner() as runner:
-                return runner.run(_bench(options, Path(name), memory_folder, report))
-        except asyncio.CancelledError:  # SIGTERM
-            raise KeyboardInterrupt from None
+    return run_bench(lambda folder, memory_folder: _bench(options, folder, memory_folder, report))
 
 
 async def _bench(
     options: SessionBenchOptions, folder: Path, memory_folder: Path | None, report: Report
 ) -> SessionBenchResult:
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    binary = options.binary
-    if binary is None:
-        binary = await asyncio.to_thread(resolve_binary)
-    model = options.model
-    if model is None:
-        report("writing a model of random weights")
-        model = await asyncio.to_thread(write_random_model, folder / "random.gguf")
+    binary, model = await find_engine_and_model(options.binary, options.model, folder, report)
     machine = describe_machine()
     runs: list[Run] = []
     for tokens in options.tokens:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Table, event, inspect, select, text
+from sqlalchemy import URL, Table, event, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
@@ -283,14 +283,3 @@ def _create(connection: Connection) -> None:
     connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
     connection.execute(text("INSERT INTO alembic_version VALUES (:head)"), {"head": HEAD})
     connection.execute(revisions.insert(), [{"name": "access", "value": 0}])
-
-
-async def access_revision(database: Database) -> int:
-    """Counts the changes of users and keys.
-
-    Raises:
-        DatabaseAway: it cannot be reached.
-    """
-    async with database.read() as connection:
-        found = await connection.scalar(select(revisions.c.value).where(revisions.c.name == "access"))
-        return int(found or 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 
+from hugind.cli import key
+from hugind.proxy.access import principal
 from hugind.proxy.access.keys import key_id
 from tests.cli.hugind_command import HugindCommand
 
@@ -83,3 +85,8 @@ def test_what_goes_wrong(hugind: HugindCommand) -> None:
     assert "hint:  hugind key list" in wrong[1].stderr
     assert "write it as 30d, 12h, 45m or 90s" in wrong[5].stderr
     assert hugind.json("key", "list") == []
+
+
+def test_the_scopes_are_those_of_the_gateway() -> None:
+    """The commands name them without loading it."""
+    assert set(key.ALL_SCOPES) == principal.ALL_SCOPES

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO
 
-import psutil
 import pytest
 
-from hugind.supervisor.slot_folder import SHARED_MEMORY
+from tests.cli.bench.interrupting import interrupt, left_in_memory
 from tests.cli.bench.test_fairness_figures import NEEDED
 from tests.engines import DEMO_MODEL, engine_binary
 
@@ -21,10 +18,6 @@ ARGV = [
     *(sys.executable, "-m", "hugind.cli.main", "bench", "fairness", "--model", str(DEMO_MODEL)),
     *("--binary", engine_binary(), "--quick"),
 ]
-
-
-def left_in_memory(pid: int) -> list[Path]:
-    return list(Path(SHARED_MEMORY).glob(f"hugind-bench-{pid}-*"))
 
 
 @pytest.mark.e2e
@@ -57,29 +50,4 @@ def test_reports_every_figure(tmp_path: Path) -> None:
 
 def test_interrupted_it_leaves_nothing(tmp_path: Path) -> None:
     """Ctrl-C in the middle of a crowd ends gateway and workers, and removes what they wrote."""
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(ARGV, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment) as bench:
-        try:
-            assert bench.stderr is not None
-            _read_until(bench.stderr, "light users beside a heavy one")
-            started = psutil.Process(bench.pid).children(recursive=True)
-            had_memory = left_in_memory(bench.pid)
-            bench.send_signal(signal.SIGINT)
-            code = bench.wait(30)
-        finally:
-            bench.kill()
-
-    assert len(started) >= 3
-    assert had_memory or not Path(SHARED_MEMORY).exists()
-    assert code == 130
-    assert not psutil.wait_procs(started, timeout=10)[1]
-    assert [] == list(tmp_path.iterdir())
-    assert [] == left_in_memory(bench.pid)
-
-
-def _read_until(lines: IO[str], word: str) -> None:
-    """Returns at the line that holds `word`; the test's own timeout is the deadline."""
-    for line in lines:
-        if word in line:
-            return
-    pytest.fail(f"it ended without a word of {word!r}")
+    interrupt(ARGV, "light users beside a heavy one", tmp_path)

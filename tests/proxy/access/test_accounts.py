@@ -14,8 +14,9 @@ from sqlalchemy import select
 from hugind.proxy.access.accounts import AccountError, Accounts, Actor, Conflict, Invalid, Key, NotFound
 from hugind.proxy.access.keys import digest_of, key_id
 from hugind.proxy.records.audit import entries
-from hugind.proxy.records.database import Database, access_revision, parse_address
+from hugind.proxy.records.database import Database, parse_address
 from hugind.proxy.records.schema import keys, metadata, users
+from tests.databases import access_revision
 
 ADMIN = Actor("root", "AbCd1234", "192.0.2.1", "req-1")
 

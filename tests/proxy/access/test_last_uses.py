@@ -13,9 +13,9 @@ from sqlalchemy import select
 from hugind.proxy.access import last_uses
 from hugind.proxy.access.accounts import Accounts, Actor
 from hugind.proxy.access.last_uses import LastUses
-from hugind.proxy.records.database import Database, access_revision, parse_address
+from hugind.proxy.records.database import Database, parse_address
 from hugind.proxy.records.schema import keys
-from tests.databases import PostgresServer
+from tests.databases import PostgresServer, access_revision
 
 ADMIN = Actor("root")
 

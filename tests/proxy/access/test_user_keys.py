@@ -23,10 +23,10 @@ from hugind.proxy.access.misses import BURST, INTERVAL_S
 from hugind.proxy.access.principal import UNLIMITED, Allowance, Principal
 from hugind.proxy.access.user_keys import CHUNK, POLL_SLACK_S, UserKeys
 from hugind.proxy.errors import ApiError
-from hugind.proxy.records.database import Database, access_revision, parse_address
+from hugind.proxy.records.database import Database, parse_address
 from hugind.proxy.records.schema import keys, revisions, users
 from hugind.supervisor import tasks
-from tests.databases import PostgresServer
+from tests.databases import PostgresServer, access_revision
 from tests.eventually import eventually
 
 ADMIN = Actor("root")

@@ -11,11 +11,11 @@ from sqlalchemy import func, select, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from hugind.proxy.records.database import HEAD, Database, access_revision, open_database, parse_address
+from hugind.proxy.records.database import HEAD, Database, open_database, parse_address
 from hugind.proxy.records.errors import DatabaseAway, DatabaseError
 from hugind.proxy.records.migrations.run import migrate
 from hugind.proxy.records.schema import metadata, revisions
-from tests.databases import PostgresServer
+from tests.databases import PostgresServer, access_revision
 
 UNUSED = Path("unused")
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Table, insert, select, update
 
-from hugind.proxy.records.database import Database, access_revision, parse_address
+from hugind.proxy.records.database import Database, parse_address
 from hugind.proxy.records.errors import DatabaseAway, DatabaseError
 from hugind.proxy.records.retention import remove_older
 from hugind.proxy.records.schema import audit, contents, keys, requests, revisions, usage_daily, users
 from hugind.proxy.records.transfer import BATCH_ROWS, TABLES, transfer
 from hugind.proxy.records.usage import write
-from tests.databases import PostgresServer
+from tests.databases import PostgresServer, access_revision
 from tests.proxy.records.test_usage import START
 from tests.proxy.records.turns import count, daily, mixed, sums_by_day, turn
 
