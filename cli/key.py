@@ -29,7 +29,7 @@ key_app = typer.Typer(
     epilog="For example:  hugind key create --user alice --expires 30d --models qwen,gemma --note laptop",
 )
 
-ALL_SCOPES = ("admin", "inference", "metrics", "sessions")
+ALL_SCOPES = ("admin", "inference", "metrics", "models", "sessions")
 """Written again, because `--help` must not load the gateway; a test compares."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

@@ -1,7 +1,7 @@
 """The gateway, assembled. Read this first.
 
-A request comes in as raw ASGI. What generates goes straight to its handler (`routes/openai.py`,
-`routes/anthropic.py`): a framework there would cost as much as the rest together. Everything else is a FastAPI app.
+A request comes in as raw ASGI. What generates goes straight to its handler (`routes/openai.py`, `responses.py`,
+`anthropic.py`, `ollama.py`): a framework there would cost as much as the rest together. Everything else is FastAPI.
 Whatever goes wrong is turned into the body that the route's dialect promises, in one place: `failures.py`.
 """
 
@@ -25,9 +25,12 @@ from hugind.proxy.failures import add_handlers, error_body, error_event, error_h
 from hugind.proxy.gateway import Gateway
 from hugind.proxy.reload import Reloader
 from hugind.proxy.routes import anthropic as anthropic_routes
+from hugind.proxy.routes import ollama as ollama_routes
 from hugind.proxy.routes import openai as openai_routes
+from hugind.proxy.routes import responses as responses_routes
 from hugind.proxy.routes.admin import admin_router
 from hugind.proxy.routes.me import me_router
+from hugind.proxy.routes.ollama_models import ollama_models_router
 from hugind.proxy.routes.openapi import openapi_router
 from hugind.proxy.routes.records import Records, records_router
 from hugind.proxy.routes.sessions import forget_sessions_of, sessions_router
@@ -46,7 +49,12 @@ class App:
     def __init__(self, gateway: Gateway, reloader: Reloader | None = None) -> None:
         self._gateway = gateway
         self._control = _control_app(gateway, reloader)
-        self._handlers = {**openai_routes.ROUTES, **anthropic_routes.ROUTES}
+        self._handlers = {
+            **openai_routes.ROUTES,
+            **responses_routes.ROUTES,
+            **anthropic_routes.ROUTES,
+            **ollama_routes.ROUTES,
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection of the server: the lifespan, or a request."""
@@ -104,7 +112,7 @@ class App:
         principal = await self._gateway.doorman.authenticate(exchange)
         exchange.principal = principal
         needed = needed_scope(path)
-        if needed is not None and needed not in principal.scopes:
+        if needed is not None and not principal.has(needed):
             code = "not_admin" if needed == "admin" else "scope_missing"
             raise ApiError(403, f"this needs a key with the scope '{needed}'", code=code)
         exchange.end_user = end_user_of(exchange, principal)
@@ -142,6 +150,7 @@ def _control_app(gateway: Gateway, reloader: Reloader | None) -> FastAPI:
     app = FastAPI(title="hugind", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(status_router(gateway))
     app.include_router(me_router(gateway))
+    app.include_router(ollama_models_router(gateway, reloader, records))
     app.include_router(admin_router(gateway, reloader, records))
     app.include_router(sessions_router(gateway, records))
     app.include_router(records_router(records))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hugind.proxy.admission import Admitted
     from hugind.proxy.keepalive import KeepAlive
     from hugind.proxy.queue import Asker
+    from hugind.supervisor.fleet import Use
 
 OVERSIZE_DRAIN = 8
 """A body over its limit is read and dropped up to this many times the limit, so that the answer can arrive."""
@@ -79,6 +80,8 @@ class Exchange:
         """What was asked, where it is kept."""
         self.keep_alive: KeepAlive | None = None
         """What tells the client of a stream that it waits."""
+        self.uses: list[Use] = []
+        """The engines that it needs: ended when the request is (`Gateway.left`)."""
         self._sent = 0.0
         self._waits_since: float | None = None
         self.is_plain = False

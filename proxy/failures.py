@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from hugind.proxy.access.errors import AccountError, Conflict, NotFound
-from hugind.proxy.dialects import anthropic, openai
+from hugind.proxy.dialects import anthropic, ollama, openai
 from hugind.proxy.errors import ApiError
 from hugind.proxy.records.errors import DatabaseAway, DatabaseError
 
@@ -21,21 +21,29 @@ AWAY_RETRY_S = 5
 
 
 def dialect_of(path: str) -> str:
-    """Whose words the client of a path speaks: `anthropic` or `openai`."""
+    """Whose words the client of a path speaks: `anthropic`, `ollama` or `openai`."""
+    if path.startswith("/api/"):
+        return "ollama"
     return "anthropic" if path.startswith("/v1/messages") else "openai"
 
 
 def error_body(path: str, error: ApiError, request_id: str | None) -> dict[str, Any]:
     """The error in the shape that the dialect of `path` promises."""
-    if _is_anthropic(path):
-        return anthropic.render_error(error.status, error.message, request_id)
+    match dialect_of(path):
+        case "anthropic":
+            return anthropic.render_error(error.status, error.message, request_id)
+        case "ollama":
+            return ollama.render_error(error.message)
     return openai.render_error(error.status, error.message, type=error.kind, code=error.code, param=error.param)
 
 
 def error_event(path: str, error: ApiError, request_id: str) -> bytes:
     """The same as the last event of a stream."""
-    if _is_anthropic(path):
-        return anthropic.error_event(error.status, error.message, request_id)
+    match dialect_of(path):
+        case "anthropic":
+            return anthropic.error_event(error.status, error.message, request_id)
+        case "ollama":
+            return ollama.error_line(error.message)
     return openai.error_event(error.status, error.message, type=error.kind, code=error.code, param=error.param)
 
 
@@ -103,7 +111,3 @@ def _rendered(request: Request, error: ApiError) -> JSONResponse:
     # What is still under way of a body that nobody reads is dropped: to close now could take the answer with it.
     answer.raw_headers.extend(header for header in error_headers(error) if header[0] != b"connection")
     return answer
-
-
-def _is_anthropic(path: str) -> bool:
-    return dialect_of(path) == "anthropic"

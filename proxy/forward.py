@@ -23,6 +23,9 @@ STREAM_HEADERS: Headers = [
     (b"x-accel-buffering", b"no"),
 ]
 
+NDJSON_HEADERS: Headers = [(b"content-type", b"application/x-ndjson"), (b"x-accel-buffering", b"no")]
+"""Of Ollama's streams: one JSON object to a line."""
+
 TAIL_CHUNKS = 4
 """The last event with figures, one with usage behind it, and the end mark may come one by one."""
 
@@ -87,15 +90,19 @@ async def relay_stream(exchange: Exchange, spawn: Spawn, response: EngineStream)
 
 
 async def relay_translated(
-    exchange: Exchange, spawn: Spawn, response: EngineStream, translator: StreamTranslator
+    exchange: Exchange,
+    spawn: Spawn,
+    response: EngineStream,
+    translator: StreamTranslator,
+    headers: Headers = STREAM_HEADERS,
 ) -> None:
-    """Events in another dialect, each as soon as it is known.
+    """Events in another dialect, each as soon as it is known. `headers`: say what kind of stream it is.
 
     Raises:
         StreamCut: the worker ended before its answer did.
         ApiError: the engine reported an error in the stream.
     """
-    await exchange.start(200, STREAM_HEADERS)
+    await exchange.start(200, headers)
     try:
         async for event in events_of(exchange, spawn, response):
             if data := translator.feed(event):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from types import TracebackType
 
 from hugind.proxy.access.auth import Doorman, Keyring
@@ -14,14 +15,28 @@ from hugind.proxy.exchange import Exchange
 from hugind.proxy.leases import Leases
 from hugind.proxy.sessions.keeper import Keeper
 from hugind.proxy.sessions.stores import Stores
+from hugind.supervisor.aliases import Alias, Aliases
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.fleet import Fleet
+from hugind.supervisor.model_names import match_name
+from hugind.supervisor.paths import Home
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a request's `model` means."""
+
+    engine: Engine
+    alias: Alias | None = None
+    """With settings of its own, which the request may override."""
 
 
 class Gateway:
     """Lives from start to stop; an async context manager that runs the fleet inside it."""
 
-    def __init__(self, fleet: Fleet, doorman: Doorman, stores: Stores, books: Books) -> None:
+    def __init__(self, fleet: Fleet, doorman: Doorman, stores: Stores, books: Books, home: Home) -> None:
+        self.home = home
+        self.aliases = Aliases(home)
         self.fleet = fleet
         self.doorman = doorman
         self.stores = stores
@@ -63,6 +78,8 @@ class Gateway:
 
     def left(self, exchange: Exchange) -> None:
         """A request has ended. Unknown ones are ignored."""
+        for use in exchange.uses:
+            use.end()
         key_id = exchange.principal.key_id
         if key_id is not None and (served := self._served.get(key_id)):
             served.discard(exchange)
@@ -74,6 +91,10 @@ class Gateway:
         for key_id in key_ids:
             for exchange in list(self._served.get(key_id, ())):
                 exchange.cut(ApiError(401, "this API key has just been revoked", code="key_revoked"))
+
+    def use(self, engine: Engine, exchange: Exchange, keep_alive_s: float | None = None) -> None:
+        """A request needs an engine until it ends. `keep_alive_s`: as `Fleet.use`."""
+        exchange.uses.append(self.fleet.use(engine, keep_alive_s))
 
     def leases(self, engine: Engine) -> Leases:
         """The slots of an engine."""
@@ -116,20 +137,31 @@ class Gateway:
         return [engine for engine in self.fleet.engines.values() if principal.may_use(engine.name)]
 
     def engine_for(self, model: object, principal: Principal) -> Engine:
-        """The engine that a request's `model` names; a request without one means the only one there is.
+        """The engine that a request's `model` names, as `target_for`."""
+        return self.target_for(model, principal).engine
+
+    def target_for(self, model: object, principal: Principal) -> Target:
+        """What a request's `model` names: an engine or an alias; without one it means the only engine there is.
 
         Raises:
             ApiError: 404 for an unknown name (or one that the caller may not use: it cannot tell which), 400 for none.
         """
-        visible = self.visible_engines(principal)
+        if isinstance(model, str) and (known := self.fleet.engines.get(model)) and principal.may_use(model):
+            return Target(known)
+        visible = {engine.name: engine for engine in self.visible_engines(principal)}
         if model is None and len(visible) == 1:
-            return visible[0]
-        names = ", ".join(engine.name for engine in visible) or "none"
+            return Target(next(iter(visible.values())))
+        names = ", ".join(visible) or "none"
         if not isinstance(model, str) or not model:
             raise ApiError(400, f"'model' must name one of the models served here: {names}", param="model")
-        for engine in visible:
-            if engine.name == model:
-                return engine
+        aliases = {name: alias for name, alias in self.aliases.all().items() if alias.model in visible}
+        if (alias := aliases.get(model)) is not None:
+            return Target(visible[alias.model], alias)
+        others = {name: engine for engine in visible.values() for name in (engine.name, *engine.other_names)}
+        if (name := match_name(model, others)) is not None:
+            return Target(others[name])
+        if (name := match_name(model, aliases)) is not None:
+            return Target(visible[aliases[name].model], aliases[name])
         raise ApiError(404, f"there is no model '{model}' here; models: {names}", code="model_not_found", param="model")
 
 

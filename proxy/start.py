@@ -38,6 +38,10 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
+ON_DEMAND_PORT = 11434
+"""Where Ollama's clients ask."""
+DRAIN_S = 10
+"""Where no config says how long running turns get to finish."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,12 @@ class StartOptions:
     """Where the gateway's own log goes."""
     autoload: bool = False
     """Every config of the home, too."""
+    is_on_demand: bool = False
+    """`hugind serve`: models are loaded when somebody asks for them, those of the library, too. There may be none."""
+    max_resident: int | None = None
+    """So many models at the same time; 0: what fits. Beats environment and settings."""
+    model_ttl_s: float | None = None
+    """Idle seconds until a model is unloaded; negative: never. Beats environment and settings."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +141,9 @@ def start_gateway(options: StartOptions, environment: Environment) -> None:
 
         engines = load_engines(plan.configs, options, home, folder, stores, current={})
         doorman = Doorman(plan.keyring, books.keys, needs_key=environment.needs_key)
-        gateway = Gateway(Fleet(engines), doorman, stores, books)
+        gateway = Gateway(Fleet(engines), doorman, stores, books, home)
         app = App(gateway, Reloader(gateway, load, publish))
-        drain_s = max(config.engine.drain_s for config in plan.configs.values())
+        drain_s = max((config.engine.drain_s for config in plan.configs.values()), default=DRAIN_S)
         run_server(app, listener, drain_s=drain_s, on_listening=on_listening)
 
 
@@ -255,8 +265,9 @@ def load_configs(options: StartOptions, environment: Environment) -> dict[str, C
         ConfigError: one cannot be used, none was named, or two have one name.
     """
     home_names = environment.home.config_names()
-    names = list(dict.fromkeys([*options.configs, *(home_names if options.autoload else [])]))
-    if not names:
+    is_all = options.autoload or options.is_on_demand
+    names = list(dict.fromkeys([*options.configs, *(home_names if is_all else [])]))
+    if not names and not options.is_on_demand:
         known = ", ".join(home_names) or "none yet; 'hugind config demo' makes one"
         raise ConfigError("no config was named", hint=f"configs: {known}; or use --autoload")
     configs: dict[str, Config] = {}
@@ -288,7 +299,9 @@ def choose_address(
     if port is None:
         port = next(iter(ports), None)
     if port is None:
-        port = settings.port if settings.port is not None else DEFAULT_PORT
+        port = settings.port
+    if port is None:
+        port = ON_DEMAND_PORT if options.is_on_demand else DEFAULT_PORT
     return Address(host, port)
 
 

@@ -46,6 +46,8 @@ class Engine:
         self.config = config
         self.binary = binary
         self.home = home
+        self.other_names: tuple[str, ...] = ()
+        """What else people may call it: the repository that its model came from, and the like."""
         self.before_end: Callable[[Worker, Spawn], Coroutine[Any, Any, None]] | None = None
         """Called with each worker that has drained and is about to be ended: the last moment to save something."""
         self.workers = [

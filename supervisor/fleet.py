@@ -4,9 +4,39 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 
 from hugind.supervisor.engine import Engine
+
+
+@dataclass(frozen=True)
+class Residency:
+    """What the fleet knows of an engine's place in memory, as programs see it."""
+
+    is_loaded: bool
+    """It has processes: ready, loading or ending."""
+    refs: int
+    """Requests that need it just now, waiting ones included."""
+    expires_at: float | None
+    """Unix seconds; None: it stays, or is in use."""
+    ram_bytes: int
+    """By estimate, as it was or would be loaded."""
+    vram_bytes: int
+    is_pinned: bool
+    load_s: float | None
+    """How long its last load took, from its processes' start until it was ready."""
+
+
+class Use:
+    """Somebody needs an engine: until `end` it is loaded, or on its way. Made by `Fleet.use`."""
+
+    def __init__(self, fleet: Fleet, engine: Engine) -> None:
+        self.engine = engine
+        self._fleet = fleet
+
+    def end(self) -> None:
+        """It is needed no more. Safe to call twice."""
 
 
 class Fleet:
@@ -52,6 +82,18 @@ class Fleet:
 
     def _start(self, engine: Engine) -> None:
         self._group.create_task(engine.run(), name=f"engine {engine.name}")
+
+    def use(self, engine: Engine, keep_alive_s: float | None = None) -> Use:
+        """Need an engine from now on, until the use is ended; it is loaded if it is not. Does not wait for that.
+
+        `keep_alive_s`: how long it stays after that unless somebody else says so; None: as the fleet has it.
+        """
+        return Use(self, engine)
+
+    def residency(self, engine: Engine) -> Residency:
+        """How an engine stands."""
+        is_loaded = engine.state not in ("unloaded", "stopped", "failed")
+        return Residency(is_loaded, 0, None, 0, 0, is_pinned=False, load_s=None)
 
     @property
     def is_ready(self) -> bool:

@@ -65,6 +65,16 @@ class Home:
         """Usage that is not in the database yet, a folder for each gateway."""
         return self.root / "usage"
 
+    @property
+    def aliases(self) -> Path:
+        """Names of people's own for models, with their settings."""
+        return self.root / "aliases.json"
+
+    @property
+    def blobs(self) -> Path:
+        """Files that clients sent for models yet to be made, by their SHA-256."""
+        return self.root / "blobs"
+
     def config(self, name: str) -> Path:
         """The file of the config `name`.
 
@@ -94,9 +104,10 @@ class Home:
             self.sessions,
             self.session_keys,
             self.usage,
+            self.blobs,
         ):
             folder.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-        for private in (self.run, self.logs, self.slots, self.sessions, self.session_keys, self.usage):
+        for private in (self.run, self.logs, self.slots, self.sessions, self.session_keys, self.usage, self.blobs):
             private.chmod(DIRECTORY_MODE)
 
 

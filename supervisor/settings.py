@@ -53,6 +53,40 @@ class UsageSettings(_Section):
     retention_days: int = Field(0, ge=0, description="Rows are removed after so many days; 0: never. Sums stay.")
 
 
+class GroupSettings(_Section):
+    """Configs that may not all be loaded at the same time."""
+
+    members: tuple[str, ...] = Field((), description="Configs by name.")
+    at_most: int = Field(1, ge=1, description="So many of the members may be loaded at the same time.")
+    alone: bool = Field(False, description="While a member is loaded, nothing else may be.")
+
+
+class FleetSettings(_Section):
+    """Which models are loaded, where there is not room for all."""
+
+    max_resident_models: int = Field(0, ge=0, description="So many may be loaded at the same time; 0: what fits.")
+    model_ttl_s: float | None = Field(
+        None,
+        ge=-1,
+        description="Idle seconds after which a model is unloaded; -1: never. None: `hugind serve` says 300, "
+        "`hugind server start` never.",
+    )
+    memory_gb: float | None = Field(
+        None, gt=0, description="Memory that models may take; none: nine tenths of what was free at the start."
+    )
+    vram_gb: float | None = Field(None, gt=0, description="The same on GPUs.")
+    preload: tuple[str, ...] = Field((), description="Loaded at the start, as far as they fit, in this order.")
+    pinned: tuple[str, ...] = Field((), description="Once loaded they stay.")
+    groups: dict[str, GroupSettings] = Field({}, description="Which may not be loaded together, by a name of yours.")
+
+
+class LibrarySettings(_Section):
+    """How `hugind serve` runs a model of the library that has no config of its own."""
+
+    ctx_size: int = Field(8192, ge=64, description="Context of one slot; less where the model was made for less.")
+    max_slots: int = Field(2, ge=1, le=256, description="Slots of its worker.")
+
+
 class Settings(_Section):
     """Defaults of this machine, in `<home>/settings.yml`. Frozen; unknown keys are refused."""
 
@@ -69,6 +103,12 @@ class Settings(_Section):
     access: AccessSettings = AccessSettings()
     limits: LimitSettings = LimitSettings()
     usage: UsageSettings = UsageSettings()
+    fleet: FleetSettings = FleetSettings()
+    library: LibrarySettings = LibrarySettings()
+    origins: tuple[str, ...] = Field(
+        (),
+        description="Web pages that may ask, as `https://chat.example.org`; `*` stands for any part. See docs/api.md.",
+    )
 
 
 @dataclass(frozen=True)
@@ -85,13 +125,25 @@ class Environment:
     """Requests of a user in `rate_window_s`; 0: no limit. Beats the settings."""
     rate_window_s: float | None = None
     database_url: SecretStr | None = None
+    ollama_host: str | None = None
+    """OLLAMA_HOST as it was given: an address to listen on, or the URL of a server to talk to."""
+    ollama_port: int | None = None
+    """OLLAMA_LOCAL_PORT: where `hugind serve` listens, and commands ask."""
+    origins: tuple[str, ...] = ()
+    """OLLAMA_ORIGINS, beside those of the settings."""
+    keep_alive: str | None = None
+    """OLLAMA_KEEP_ALIVE as it was given: how long idle models stay loaded."""
+    max_loaded: int | None = None
+    """OLLAMA_MAX_LOADED_MODELS; 0: as many as fit."""
+    hf_token: SecretStr | None = None
+    """HF_TOKEN; beats the settings."""
 
 
 DEFAULT_PROXY_PORT = 8001
 
 
 def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
-    """What `HUGIND_HOME`, `DATABASE_URL`, `POSTGRES_AUTH_*`, `LLAMA_API_KEY`, `LLAMA_SERVER_*`, `LLAMA_PROXY_*` say.
+    """What `HUGIND_HOME`, `DATABASE_URL`, `POSTGRES_AUTH_*`, `LLAMA_*`, `OLLAMA_*` and `HF_TOKEN` say.
 
     With `LLAMA_PROXY_ENABLED` the gateway listens on `LLAMA_PROXY_HOST` (else `LLAMA_SERVER_HOST`) and
     `LLAMA_PROXY_PORT` (8001). Empty counts as not set.
@@ -119,6 +171,12 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
         rate_limit=given.number("LLAMA_PROXY_RATE_LIMIT", "a number of requests", 10**9),
         rate_window_s=window_s,
         database_url=SecretStr(database_url) if database_url else None,
+        ollama_host=given.text("OLLAMA_HOST"),
+        ollama_port=given.number("OLLAMA_LOCAL_PORT", "a port number", 65535),
+        origins=tuple(part.strip() for part in (given.text("OLLAMA_ORIGINS") or "").split(",") if part.strip()),
+        keep_alive=given.text("OLLAMA_KEEP_ALIVE"),
+        max_loaded=given.number("OLLAMA_MAX_LOADED_MODELS", "a number of models", 10**6),
+        hf_token=SecretStr(token) if (token := given.text("HF_TOKEN")) else None,
     )
 
 

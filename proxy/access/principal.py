@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal, get_args
 
-Scope = Literal["inference", "sessions", "admin", "metrics"]
-"""What a key is for: asking models, the caller's own conversations, running the gateway, reading its metrics."""
+Scope = Literal["inference", "sessions", "admin", "metrics", "models"]
+"""What a key is for: asking models, the caller's own conversations, running the gateway, reading its metrics, and
+fetching, making and removing models."""
 
 ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 USER_SCOPES: frozenset[Scope] = frozenset({"inference", "sessions"})
@@ -61,13 +62,17 @@ class Principal:
         """May run the gateway."""
         return "admin" in self.scopes
 
+    def has(self, scope: Scope) -> bool:
+        """Whether it may do what `scope` is about; who runs the gateway looks after its models, too."""
+        return scope in self.scopes or (scope == "models" and self.is_admin)
+
     def may_use(self, engine: str) -> bool:
         """Whether the engine exists as far as this principal is concerned."""
         return self.engines is None or engine in self.engines
 
 
-ANONYMOUS = Principal("anonymous")
-"""Everybody, where no key is needed."""
+ANONYMOUS = Principal("anonymous", scopes=USER_SCOPES | {"models", "metrics"})
+"""Everybody, where no key is needed: that is this machine's own people."""
 
 CONTROL_NAME = "control"
 """The commands of this home's owner, by the token in the run folder."""

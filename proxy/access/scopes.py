@@ -13,13 +13,29 @@ _INFERENCE = frozenset(
         "/v1/messages/count_tokens",
         "/v1/embeddings",
         "/v1/rerank",
+        "/api/generate",
+        "/api/chat",
+        "/api/embed",
+        "/api/embeddings",
         "/infill",
         "/tokenize",
         "/detokenize",
     }
 )
 
-_TREES: tuple[tuple[str, Scope], ...] = (("/admin", "admin"), ("/v1/sessions", "sessions"), ("/metrics", "metrics"))
+_TREES: tuple[tuple[str, Scope], ...] = (
+    ("/admin", "admin"),
+    ("/v1/sessions", "sessions"),
+    ("/v1/responses", "inference"),
+    ("/v1/conversations", "inference"),
+    ("/metrics", "metrics"),
+    ("/api/pull", "models"),
+    ("/api/push", "models"),
+    ("/api/create", "models"),
+    ("/api/copy", "models"),
+    ("/api/delete", "models"),
+    ("/api/blobs", "models"),
+)
 """Of the path and all below it, whether there is such a route or not."""
 
 

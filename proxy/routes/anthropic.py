@@ -8,6 +8,7 @@ from hugind.proxy.access.auth import believed_header
 from hugind.proxy.access.principal import Principal
 from hugind.proxy.dialects.anthropic import MessageStream, from_chat, ping_event
 from hugind.proxy.dialects.anthropic_request import to_chat
+from hugind.proxy.dialects.defaults import add_parameters
 from hugind.proxy.dialects.errors import DialectError
 from hugind.proxy.dialects.openai import ChatAssembler
 from hugind.proxy.errors import ApiError
@@ -15,7 +16,8 @@ from hugind.proxy.exchange import Exchange
 from hugind.proxy.forward import assemble, relay_translated
 from hugind.proxy.gateway import Gateway, Handler
 from hugind.proxy.keepalive import keep_alive
-from hugind.proxy.routes.openai import count, read_request, refuse_many_choices
+from hugind.proxy.routes.asking import begin, find_target, put_before, read_body
+from hugind.proxy.routes.openai import count, refuse_many_choices
 from hugind.proxy.sessions.talks import chat_talk, owner_of
 from hugind.proxy.turn import find_scope, take_turn
 from hugind.supervisor.llama.stream import EngineStream
@@ -24,12 +26,19 @@ from hugind.supervisor.spawn import Spawn
 
 async def messages(gateway: Gateway, exchange: Exchange, principal: Principal) -> None:
     """`/v1/messages`, streamed or not."""
-    engine, request = await read_request(gateway, exchange, principal, task="chat")
+    request = await read_body(gateway, exchange, principal)
+    target = find_target(gateway, exchange, principal, request.get("model"), "chat")
     refuse_many_choices(request)
     try:
         chat = to_chat(request)
     except DialectError as error:
         raise ApiError(400, error.message, param=error.param) from None
+    keep_loaded = chat.pop("keep_alive", None)
+    if target.alias is not None:
+        add_parameters(chat, target.alias.parameters)
+    chat["messages"] = put_before(target, chat["messages"])
+    await begin(gateway, exchange, target, chat, keep_loaded)
+    engine = target.engine
     keeper = gateway.keeper(engine)
     keep_alive(exchange, request, engine.config.limits.keepalive_s, ping_event())
     scope = await find_scope(keeper, exchange, owner_of(principal.name, exchange.end_user, request))

@@ -4,34 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from hugind.proxy.access.auth import believed_header
 from hugind.proxy.access.principal import Principal
-from hugind.proxy.admission import admit
 from hugind.proxy.dialects.choices import Choices
-from hugind.proxy.dialects.openai import ChatAssembler, CompletionAssembler, NativeAssembler, ResponsesAssembler
+from hugind.proxy.dialects.openai import ChatAssembler, CompletionAssembler, NativeAssembler
 from hugind.proxy.errors import ApiError
 from hugind.proxy.exchange import Exchange
 from hugind.proxy.forward import Assembler, assemble, prompt_tokens_of, relay_choice, relay_stream
-from hugind.proxy.gateway import Gateway, Handler
+from hugind.proxy.gateway import Gateway, Handler, Target
 from hugind.proxy.keepalive import keep_alive
+from hugind.proxy.routes.asking import Task, put_before, read_request
 from hugind.proxy.sessions.keeper import Keeper
-from hugind.proxy.sessions.talks import Header, bare_talk, chat_talk, owner_of, responses_talk, text_talk
+from hugind.proxy.sessions.talks import Header, bare_talk, chat_talk, owner_of, text_talk
 from hugind.proxy.sessions.transcript import Scope, Talk
 from hugind.proxy.turn import find_scope, pass_through, take_slot, take_turn
-from hugind.supervisor.engine import Engine
 from hugind.supervisor.llama.stream import EngineStream
 from hugind.supervisor.spawn import Spawn
 
 MANY_CHOICES = ("/v1/chat/completions", "/v1/completions")
 MAX_CHOICES = 16
 
-Task = Literal["chat", "embedding", "rerank"]
-
-
 MakeTalk = Callable[[Scope, Header, dict[str, Any]], Talk]
 """What a request of a route says about its conversation."""
+Prepare = Callable[[Target, dict[str, Any]], None]
+"""Puts what an alias says before the request of a route."""
 
 
 async def generate(
@@ -41,13 +39,17 @@ async def generate(
     *,
     assembler: Callable[[dict[str, Any]], Assembler],
     make_talk: MakeTalk,
+    prepare: Prepare | None = None,
 ) -> None:
     """A request that generates: `stream` decides only how the client gets the answer.
 
     The engine is always asked for a stream, because one that does not stream cannot be cancelled while another slot
     is busy (engine facts, "Clients that leave").
     """
-    engine, request = await read_request(gateway, exchange, principal, task="chat")
+    target, request = await read_request(gateway, exchange, principal, task="chat")
+    engine = target.engine
+    if prepare is not None:
+        prepare(target, request)
     wanted = take_choices(request, exchange.scope["path"])
     keeper = gateway.keeper(engine)
     keep_alive(exchange, request, engine.config.limits.keepalive_s)
@@ -109,12 +111,25 @@ async def chat(gateway: Gateway, exchange: Exchange, principal: Principal) -> No
         request["messages"] = keeper.system_prompt.put_before(request.get("messages"))
         return chat_talk(scope, header, request, history=keeper.engine.config.chat.history)
 
-    await generate(gateway, exchange, principal, assembler=lambda _: ChatAssembler(), make_talk=make_talk)
+    await generate(
+        gateway, exchange, principal, assembler=lambda _: ChatAssembler(), make_talk=make_talk, prepare=prepare_chat
+    )
+
+
+def prepare_chat(target: Target, request: dict[str, Any]) -> None:
+    """An alias's messages come first."""
+    request["messages"] = put_before(target, request.get("messages"))
+
+
+def prepare_responses(target: Target, request: dict[str, Any]) -> None:
+    """An alias's system prompt stands for instructions that are not given."""
+    if target.alias is not None and target.alias.system is not None and not request.get("instructions"):
+        request["instructions"] = target.alias.system
 
 
 async def compute(gateway: Gateway, exchange: Exchange, principal: Principal, *, task: Task) -> None:
     """A request that is answered in one piece by an engine made for it."""
-    engine, request = await read_request(gateway, exchange, principal, task=task)
+    target, request = await read_request(gateway, exchange, principal, task=task)
 
     async def answer(_: Spawn, response: EngineStream) -> None:
         body = await response.read()
@@ -122,36 +137,13 @@ async def compute(gateway: Gateway, exchange: Exchange, principal: Principal, *,
         exchange.prompt_tokens = prompt_tokens_of(body)
         await exchange.respond(200, body)
 
-    await take_slot(gateway.leases(engine), exchange, exchange.scope["path"], request, answer)
+    await take_slot(gateway.leases(target.engine), exchange, exchange.scope["path"], request, answer)
 
 
 async def count(gateway: Gateway, exchange: Exchange, principal: Principal) -> None:
     """A request that only needs the vocabulary."""
-    engine, request = await read_request(gateway, exchange, principal, task=None)
-    await pass_through(gateway.leases(engine), exchange, exchange.scope["path"], request)
-
-
-async def read_request(
-    gateway: Gateway, exchange: Exchange, principal: Principal, *, task: Task | None
-) -> tuple[Engine, dict[str, Any]]:
-    """The engine that a request means, and its body. The request is admitted then.
-
-    Raises:
-        ApiError: 400 or 413 for the body, 404 for the model, 400 when the model is not made for this route, 429 when
-            the caller has used up a limit.
-    """
-    visible = gateway.visible_engines(principal)
-    limit_mb = max((engine.config.limits.max_body_mb for engine in visible), default=1)
-    if gateway.books.records_content:
-        exchange.copy = []
-    request = await exchange.read_json(int(limit_mb * 1048576))
-    engine = gateway.engine_for(request.get("model"), principal)
-    made_for = engine.config.model.task
-    if task is not None and made_for != task:
-        path = exchange.scope["path"]
-        raise ApiError(400, f"'{engine.name}' serves {made_for}, and {path} needs a model for {task}", param="model")
-    await admit(exchange, gateway.books, engine.name, engine.config.context.ctx_size, request)
-    return engine, request
+    target, request = await read_request(gateway, exchange, principal, task=None)
+    await pass_through(gateway.leases(target.engine), exchange, exchange.scope["path"], request)
 
 
 def take_choices(request: dict[str, Any], path: str) -> int:
@@ -195,7 +187,6 @@ ROUTES: dict[str, Handler] = {
     "/v1/completions": partial(
         generate, assembler=lambda request: CompletionAssembler(count_prompts(request)), make_talk=text_talk
     ),
-    "/v1/responses": partial(generate, assembler=lambda _: ResponsesAssembler(), make_talk=responses_talk),
     "/infill": partial(generate, assembler=lambda _: NativeAssembler(), make_talk=bare_talk),
     "/v1/embeddings": partial(compute, task="embedding"),
     "/v1/rerank": partial(compute, task="rerank"),

@@ -35,7 +35,7 @@ def test_sqlite_is_made_by_itself(hugind: HugindCommand) -> None:
     assert made.stdout.strip() not in made.stderr
     assert (again["admin_key"], again["is_current"]) == (None, True)
     assert "is of this release already" in upgraded.stderr
-    assert admin["scopes"] == ["admin", "inference", "metrics", "sessions"]
+    assert admin["scopes"] == ["admin", "inference", "metrics", "models", "sessions"]
     assert user["limits"] == {"requests": None}
     assert (hugind.home / "hugind.db").stat().st_mode & 0o777 == 0o600
 

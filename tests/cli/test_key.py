@@ -27,7 +27,7 @@ def test_a_keys_life(either: HugindCommand) -> None:
     assert timedelta(days=29) < left < timedelta(days=30)
     assert (key["models"], key["networks"]) == (["a", "b"], ["10.0.0.0/8", "::1/128"])
     assert (key["scopes"], key["delegates"], key["limits"]) == (
-        ["admin", "inference", "metrics", "sessions"],
+        ["admin", "inference", "metrics", "models", "sessions"],
         True,
         {"requests": 5},
     )

@@ -127,7 +127,7 @@ async def serving(
         }
         books = make_books(home, settings, rules, database_address)
         doorman = Doorman(keyring, books.keys, needs_key=needs_key)
-        gateway = Gateway(Fleet(engines), doorman, stores, books)
+        gateway = Gateway(Fleet(engines), doorman, stores, books, home)
         server = Server(App(gateway), drain_s=drain_s, on_listening=listening.set, connection=connection)
         async with asyncio.TaskGroup() as group:
             group.create_task(server.serve(sockets=[listener]))
@@ -161,7 +161,7 @@ def make_books(
 def make_gateway(engines: Mapping[str, Engine], keyring: Keyring, stores: Stores, home: Home) -> Gateway:
     """A gateway that nobody has entered yet."""
     books = make_books(home)
-    return Gateway(Fleet(engines), Doorman(keyring, books.keys, needs_key=False), stores, books)
+    return Gateway(Fleet(engines), Doorman(keyring, books.keys, needs_key=False), stores, books, home)
 
 
 def stores_of(home: Home, configs: Mapping[str, Config]) -> Stores:

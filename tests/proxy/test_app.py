@@ -130,7 +130,7 @@ async def test_a_bug_is_an_error_in_the_right_shape(tmp_path: Path, caplog: pyte
 
     books = make_books(Home(tmp_path))
     doorman = Doorman(BrokenKeyring(), books.keys, needs_key=False)
-    app = App(Gateway(BrokenFleet({}), doorman, Stores(Home(tmp_path)), books))
+    app = App(Gateway(BrokenFleet({}), doorman, Stores(Home(tmp_path)), books, Home(tmp_path)))
     for method, path in (("POST", "/v1/messages"), ("POST", CHAT), ("GET", "/readyz")):
         caplog.clear()
         client = FakeClient(path=path, method=method)

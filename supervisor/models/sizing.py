@@ -1,0 +1,3 @@
+"""How much memory does a model take? Pure."""
+
+from __future__ import annotations
