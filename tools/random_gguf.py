@@ -25,6 +25,44 @@ _CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+_TOOL_CALL = ("<tool_call>", "</tool_call>")
+_CALLING = """{%- macro said(message) -%}
+{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{%- endmacro -%}
+{%- if tools -%}
+{{ '<|im_start|>system\\n' }}
+{%- if messages[0].role == 'system' -%}{{ messages[0].content + '\\n\\n' }}{%- endif -%}
+{{ '# Tools\\n\\nYou may call one or more functions. Their signatures:\\n<tools>' }}
+{%- for tool in tools -%}{{ '\\n' }}{{ tool | tojson }}{%- endfor -%}
+{{ '\\n</tools>\\n\\nFor each call, return a JSON object within tags:\\n<tool_call>' }}
+{{- '{"name": <function-name>, "arguments": <args-json-object>}</tool_call><|im_end|>\\n' }}
+{%- elif messages[0].role == 'system' -%}{{ said(messages[0]) }}
+{%- endif -%}
+{%- for message in messages -%}
+{%- if message.role == 'system' -%}{%- if not loop.first -%}{{ said(message) }}{%- endif -%}
+{%- elif message.role == 'tool' -%}
+{{ '<|im_start|>user\\n<tool_response>\\n' + message.content + '\\n</tool_response><|im_end|>\\n' }}
+{%- elif message.role == 'assistant' and message.tool_calls -%}
+{{ '<|im_start|>assistant' }}
+{%- if message.content -%}{{ '\\n' + message.content }}{%- endif -%}
+{%- for call in message.tool_calls -%}
+{%- if call.function is defined -%}{%- set call = call.function -%}{%- endif -%}
+{{ '\\n<tool_call>{"name": "' + call.name + '", "arguments": ' }}{{ call.arguments | tojson }}
+{{- '}</tool_call>' }}
+{%- endfor -%}
+{{ '<|im_end|>\\n' }}
+{%- else -%}{{ said(message) }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
+"""
+"""As Hermes and Qwen write calls: a form that llama.cpp knows."""
+_EAGER = {'"': 30.0, "}": 25.0, "3": 20.0, "</tool_call>": 15.0, "<|im_end|>": 10.0}
+"""What a model that calls tools likes best, above what it likes less: so it ends what a grammar lets end."""
+_LINE_END = "<0x0A>"
+_AFTER_LINE = 30.0
+"""The second number of its hidden states after a line's end, as every prompt has one: there it begins a call."""
+
 _ANCHOR = 6.0
 """The first number of every hidden state, by construction the same everywhere: what a bias can hang on."""
 _NEVER = -60.0
@@ -51,6 +89,7 @@ def make_llama_gguf(
     name: str = "tiny",
     half: bool = False,
     ends: bool = False,
+    calls: bool = False,
 ) -> Path:
     """Write a llama model with a chat template to `path`; the same arguments write the same bytes.
 
@@ -58,17 +97,19 @@ def make_llama_gguf(
         ctx: the context length that the model says it was trained on.
         half: matrices in f16 instead of f32.
         ends: let it end its answers at some point. Otherwise only a limit does.
+        calls: have it call a tool whenever there is one, with the shortest arguments that fit, in which every number is
+            3; and answer so to a JSON schema. It says nothing else.
     """
     writer = _writer(path, "llama", name=name, half=half, ctx=ctx, dim=dim, layers=layers, ff=ff)
     writer.add_head_count(heads)
     writer.add_head_count_kv(kv_heads)
     writer.add_layer_norm_rms_eps(_EPSILON)
     writer.add_rope_dimension_count(dim // heads)
-    dice = _Dice(seed, dim)
-    weights = dice.ends(ends=ends)
+    dice = _Dice(seed, dim, kept=2 if calls else 1)
+    weights = dice.ends(ends=ends, calls=calls)
     for layer in range(layers):
         weights |= _named(layer, dice.attention(dim // heads * kv_heads) | dice.feed_forward(ff))
-    return _write(path, writer, weights, half=half)
+    return _write(path, writer, weights, half=half, calls=calls)
 
 
 def make_swa_gguf(
@@ -190,8 +231,10 @@ def _named(layer: int, parts: dict[str, Weights]) -> dict[str, Weights]:
     return {f"blk.{layer}.{part}": values for part, values in parts.items()}
 
 
-def _write(path: Path, writer: gguf.GGUFWriter, weights: dict[str, Weights], *, half: bool = False) -> Path:
-    _add_tokenizer(writer, *_vocabulary())
+def _write(
+    path: Path, writer: gguf.GGUFWriter, weights: dict[str, Weights], *, half: bool = False, calls: bool = False
+) -> Path:
+    _add_tokenizer(writer, *_vocabulary(calls=calls), _CALLING if calls else _CHATML)
     for tensor, values in weights.items():
         is_matrix = values.ndim > 1
         writer.add_tensor(tensor, values.astype(np.float16) if half and is_matrix else values)
@@ -202,17 +245,18 @@ def _write(path: Path, writer: gguf.GGUFWriter, weights: dict[str, Weights], *, 
     return path
 
 
-def _vocabulary() -> tuple[list[str], list[gguf.TokenType]]:
+def _vocabulary(*, calls: bool = False) -> tuple[list[str], list[gguf.TokenType]]:
     """Special tokens, a token for every byte, one for every printable character, and padding."""
     kinds = gguf.TokenType
     pairs = [(text, kinds.UNKNOWN if text == "<unk>" else kinds.CONTROL) for text in _SPECIAL]
     pairs += [(f"<0x{byte:02X}>", kinds.BYTE) for byte in range(256)]
     pairs += [(text, kinds.NORMAL) for text in _PRINTABLE]
+    pairs += [(text, kinds.USER_DEFINED) for text in _TOOL_CALL if calls]
     pairs += [(f"<pad{at}>", kinds.UNUSED) for at in range(-len(pairs) % _MULTIPLE)]
     return [text for text, _ in pairs], [kind for _, kind in pairs]
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, tokens: list[str], types: list[gguf.TokenType]) -> None:
+def _add_tokenizer(writer: gguf.GGUFWriter, tokens: list[str], types: list[gguf.TokenType], template: str) -> None:
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
@@ -223,13 +267,15 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokens: list[str], types: list[gguf.
     writer.add_eos_token_id(_EOS)
     writer.add_unk_token_id(_UNK)
     writer.add_add_space_prefix(False)
-    writer.add_chat_template(_CHATML)
+    writer.add_chat_template(template)
 
 
 class _Dice:
     """Throws the weights of one model; what it gives depends on the order in which it is asked."""
 
-    def __init__(self, seed: int, dim: int) -> None:
+    def __init__(self, seed: int, dim: int, kept: int = 1) -> None:
+        """`kept`: so many numbers of a hidden state are what its token's embedding says, whatever the layers add."""
+        self._kept = kept
         self._dice = np.random.default_rng(seed)
         self._dim = dim
 
@@ -241,16 +287,19 @@ class _Dice:
     def into_stream(self, columns: int) -> Weights:
         """A matrix for what is added to the hidden state: leaves the anchor alone."""
         values = self.matrix(self._dim, columns, _CONTEXT_GAIN)
-        values[0] = 0
+        values[: self._kept] = 0
         return values
 
-    def ends(self, *, ends: bool) -> dict[str, Weights]:
+    def ends(self, *, ends: bool, calls: bool = False) -> dict[str, Weights]:
         """What comes before and after the layers."""
-        tokens, types = _vocabulary()
+        tokens, types = _vocabulary(calls=calls)
         embedding = self.matrix(len(tokens), self._dim, np.sqrt(self._dim))
         embedding[:, 0] = _ANCHOR
         output = self.matrix(len(tokens), self._dim, _SPREAD)
-        output[:, 0] = _biases(tokens, types, ends=ends)
+        output[:, 0] = _biases(tokens, types, ends=ends, calls=calls)
+        if calls:
+            embedding[:, 1] = output[:, 1] = 0
+            embedding[tokens.index(_LINE_END), 1] = output[tokens.index(_TOOL_CALL[0]), 1] = _AFTER_LINE
         one = np.ones(self._dim, np.float32)
         return {"token_embd.weight": embedding, "output_norm.weight": one, "output.weight": output}
 
@@ -292,7 +341,7 @@ class _Dice:
         }
 
 
-def _biases(tokens: list[str], types: list[gguf.TokenType], *, ends: bool) -> list[float]:
+def _biases(tokens: list[str], types: list[gguf.TokenType], *, ends: bool, calls: bool) -> list[float]:
     """How much each token is disliked. Letters and spaces make the noise look a little like words."""
     biases = []
     for token, kind in zip(tokens, types, strict=True):
@@ -302,4 +351,6 @@ def _biases(tokens: list[str], types: list[gguf.TokenType], *, ends: bool) -> li
             biases.append(_NEVER)
     if ends:
         biases[_EOS] = _SELDOM
+    for token, bias in _EAGER.items() if calls else ():
+        biases[tokens.index(token)] = bias
     return biases
