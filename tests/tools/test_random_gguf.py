@@ -57,3 +57,13 @@ def test_demo_is_what_the_tool_writes(tmp_path: Path) -> None:
     made = make_demo(tmp_path / "demo.gguf").read_bytes()
 
     assert hashlib.sha256(DEMO.read_bytes()).hexdigest() == hashlib.sha256(made).hexdigest()
+
+
+def test_one_that_calls_tools(tmp_path: Path) -> None:
+    """It differs in its template and a few weights; what it does is seen in tests/e2e/test_langchain.py."""
+    plain = read_header(make_llama_gguf(tmp_path / "plain.gguf"))
+    calling = read_header(make_llama_gguf(tmp_path / "calling.gguf", calls=True))
+
+    assert "tools" not in (plain.chat_template or "")
+    assert "tools" in (calling.chat_template or "")
+    assert plain.lengths["tokenizer.ggml.tokens"] == calling.lengths["tokenizer.ggml.tokens"]
