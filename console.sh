@@ -1,5 +1,5 @@
 #!/bin/sh
-# hugind for people: start, stop, restart, status, logs, test. A thin shell over runtime/install.sh and `hugind`.
+# hugind for people: models, start, stop, restart, status, logs, test. A thin shell over runtime/install.sh and `hugind`.
 set -eu
 
 me=$0
@@ -15,11 +15,14 @@ usage() {
     cat <<EOF
 usage: ./console.sh COMMAND
 
-  start [--offline]   install on the first run, then start the gateway in the background;
+  models [--json]     what can be started: configs, models of the library; their aliases; which is served, which chosen
+  start [MODEL...] [--offline]
+                      install on the first run, then start the gateway in the background; MODEL is chosen from then
+                      on (LLAMA_MODEL in runtime/config.env), without one it is the one chosen last;
                       --offline: use the demo model, ask the internet for nothing but Python packages
   stop                let running turns finish, then stop everything
-  restart             stop and start again; changes in runtime/config.env and .env take effect (stop and restart mean
-                      every gateway of the hugind home)
+  restart [MODEL...]  stop and start again, with another model if one is named; changes in runtime/config.env and .env
+                      take effect (stop and restart mean every gateway of the hugind home)
   status [--json]     what runs: gateway, engines, workers
   logs [-f] [CONFIG]  the gateway's log, or that of a config's llama-servers
   test [ARGS]         every check and the whole test suite, on the real engine; ARGS go to pytest
@@ -28,15 +31,54 @@ Users and their keys: ./bin/user_management_cli.sh --help. Everything else: runt
 EOF
 }
 
-load_config() {
-    load_environment
-    LLAMA_MODEL=${LLAMA_MODEL:-demo}
+# What begins with a dash is for the installer, the rest are models.
+read_arguments() {
+    chosen="" options=""
+    for argument in "$@"; do
+        case "$argument" in
+            -*) options="$options $argument" ;;
+            ''|*[!A-Za-z0-9._:/@+-]*) echo "console.sh: '$argument' is no name of a model; see ./console.sh models" >&2; exit 2 ;;
+            *) chosen="${chosen:+$chosen }$argument" ;;
+        esac
+    done
 }
 
-# Words on purpose: LLAMA_MODEL may name several configs.
+install() {
+    # shellcheck disable=SC2086
+    "$root/runtime/install.sh" $options
+}
+
+load_config() {
+    load_environment
+    LLAMA_MODEL=${chosen:-${LLAMA_MODEL:-demo}}
+}
+
+# The choice is kept once it is served. The other lines stay, and nobody ever sees half a file.
+keep_choice() {
+    [ -n "$chosen" ] || return 0
+    line="LLAMA_MODEL=$chosen"
+    case "$chosen" in *" "*) line="LLAMA_MODEL=\"$chosen\"" ;; esac
+    (
+        umask 077
+        awk -v line="$line" '
+            /^[ \t]*(export[ \t]+)?LLAMA_MODEL=/ { if (!said) print line; said = 1; next }
+            { print }
+            END { if (!said) print line }
+        ' "$env_file" >"$env_file.part"
+        mv "$env_file.part" "$env_file"
+    )
+}
+
+# Words on purpose: LLAMA_MODEL may name several models.
 start() {
     # shellcheck disable=SC2086
-    "$bin/hugind" server start $LLAMA_MODEL --detach
+    if ! "$bin/hugind" server start $LLAMA_MODEL --detach; then
+        if [ -n "$chosen" ] && "$bin/hugind" server status >/dev/null 2>&1; then
+            echo "hint:  something is served already; to exchange it: ./console.sh restart $chosen" >&2
+        fi
+        exit 1
+    fi
+    keep_choice
     echo "  key       LLAMA_API_KEY in $env_file" >&2
     case "${LLAMA_PROXY_ENABLED:-}" in
         1|[Tt]rue|TRUE|[Yy]es|YES|[Oo]n|ON)
@@ -72,11 +114,13 @@ run_checks() {
 }
 
 command=${1:-help}
+chosen="" options=""
 [ $# -gt 0 ] && shift
 case "$command" in
-    start) "$root/runtime/install.sh" "$@"; load_config; start ;;
+    models) need_install; OLLAMA_HOST='' "$bin/hugind" list --chosen "$LLAMA_MODEL" "$@" ;;
+    start) read_arguments "$@"; install; load_config; start ;;
     stop) need_install; "$bin/hugind" server stop "$@" ;;
-    restart) need_install; "$root/runtime/install.sh" "$@"; restart ;;
+    restart) read_arguments "$@"; need_install; install; load_config; restart ;;
     status) need_install; "$bin/hugind" server status "$@" ;;
     logs) need_install; "$bin/hugind" server logs "$@" ;;
     test) run_checks "$@" ;;

@@ -91,7 +91,8 @@ def remove(
     name: Annotated[str, typer.Argument(help="A config's name.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete a config. The model's files stay. Refused while a gateway serves it."""
+    """Delete a config. The model's files stay. Refused while a gateway serves it, unless that is `hugind serve`."""
+    from hugind.cli.greeting import is_on_demand
     from hugind.supervisor.config import find_config
     from hugind.supervisor.errors import HugindError
     from hugind.supervisor.run_folder import live_gateways
@@ -100,12 +101,13 @@ def remove(
     if "/" in name or name.endswith((".yml", ".yaml")):
         raise HugindError("remove takes a config's name, not a file", hint="hugind config list")
     name, path = find_config(name, home)
-    if any(name in record.configs for record in live_gateways(home)):
+    serving = [record for record in live_gateways(home) if name in record.configs]
+    if not all(map(is_on_demand, serving)):
         raise HugindError(f"'{name}' is being served", hint="hugind server stop")
     if not yes and not (_is_terminal() and typer.confirm(f"Delete {path}?")):
         raise HugindError(f"{path} is kept", hint="--yes deletes it without asking")
     path.unlink()
-    output.say(f"deleted {path}")
+    output.say(f"deleted {path}{'; what it still answers is finished' if serving else ''}")
 
 
 @config_app.command()
@@ -119,7 +121,7 @@ def demo(quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only wha
     for path in install_demo(_home()):
         output.say(f"made {path}")
     if not quiet:
-        output.say("start it with: hugind server start demo")
+        output.say("start it with: hugind serve, or hugind server start demo")
 
 
 @config_app.command()

@@ -17,8 +17,12 @@ import psutil
 
 from hugind.cli import output
 from hugind.cli.client import GatewayClient
+from hugind.cli.greeting import is_on_demand, say_what_next
+from hugind.cli.shelf import find_entry
+from hugind.cli.start_options import Wanted, is_config_file
 from hugind.supervisor.config import load_config
 from hugind.supervisor.errors import HugindError
+from hugind.supervisor.paths import Home
 from hugind.supervisor.run_folder import GatewayRecord, live_gateways, sweep
 from hugind.supervisor.settings import Environment
 
@@ -32,16 +36,7 @@ STOP_MARGIN_S = 20
 """Beyond the drain and stop times of its engines, a gateway that does not end is killed."""
 
 
-def start_arguments(
-    names: Sequence[str], *, autoload: bool, host: str | None, port: int | None, binary: str | None
-) -> list[str]:
-    """The arguments of `hugind` that start this gateway again, from whatever folder."""
-    given = (("--host", host), ("--port", port), ("--binary", None if binary is None else _from_anywhere(binary)))
-    flags = [part for flag, value in given if value is not None for part in (flag, str(value))]
-    return ["server", "start", *map(_from_anywhere, names), *(["--autoload"] if autoload else []), *flags]
-
-
-def run_here(options: StartOptions, environment: Environment, *, is_child: bool) -> None:
+def run_here(wanted: Wanted, environment: Environment, *, is_child: bool) -> None:
     """Serve in this process until stopped. Blocks.
 
     Raises:
@@ -50,37 +45,60 @@ def run_here(options: StartOptions, environment: Environment, *, is_child: bool)
     from hugind.proxy.start import start_gateway
 
     environment.home.create()
+    options = _options(wanted, environment)
     handlers: list[logging.Handler] = [
         logging.handlers.RotatingFileHandler(options.log, maxBytes=LOG_BYTES, backupCount=LOG_BACKUPS)
     ]
     if not is_child:
         handlers.append(logging.StreamHandler(sys.stderr))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=handlers)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # asks the hub, and tells of every request
     options.log.chmod(0o600)
-    start_gateway(options, environment)
+    is_watched = wanted.is_on_demand and not is_child
+    start_gateway(options, environment, say_what_next if is_watched else None)
 
 
-def start_detached(
-    names: Collection[str],
-    arguments: Sequence[str],
-    environment: Environment,
-    *,
-    port: int | None,
-) -> GatewayRecord:
-    """Start a gateway that outlives this command; returns when its engines are ready. Blocks.
+def check(wanted: Wanted, environment: Environment) -> None:
+    """Whether it could be started so, but for the port. Starts nothing.
+
+    Raises:
+        HugindError: as `start_gateway`.
+    """
+    from hugind.proxy.start import check_start
+
+    check_start(_options(wanted, environment), environment)
+
+
+def _options(wanted: Wanted, environment: Environment) -> StartOptions:
+    from hugind.proxy.start import StartOptions
+
+    return StartOptions(
+        configs=wanted.names,
+        host=wanted.host,
+        port=wanted.port,
+        binary=wanted.binary,
+        argv=tuple(wanted.arguments()),
+        log=environment.home.logs / "gateway.log",
+        autoload=wanted.autoload,
+        is_on_demand=wanted.is_on_demand,
+        max_resident=wanted.max_resident,
+        model_ttl_s=wanted.model_ttl_s,
+    )
+
+
+def start_detached(wanted: Wanted, environment: Environment) -> GatewayRecord:
+    """Start a gateway that outlives this command; returns when what it loads at once is ready. Blocks.
 
     One that already serves the same configs at the same place is returned as it is.
 
     Raises:
         HugindError: it ended before it listened, or none of its engines can serve.
     """
-    wanted_port = port if port is not None else environment.port
-    wanted = {Path(name).stem if name.endswith((".yml", ".yaml")) else name for name in names}
     for record in live_gateways(environment.home):
-        if set(record.configs) == wanted and wanted_port in (None, 0, record.port):
+        if _is_the_same(record, wanted, environment):
             output.say("it already runs; 'restart' applies changed settings")
             return record
-    return _spawn(arguments, environment, os.environ)
+    return _spawn(wanted.arguments(), environment, os.environ)
 
 
 def restart_gateway(record: GatewayRecord, environment: Environment) -> GatewayRecord:
@@ -151,24 +169,53 @@ def describe(record: GatewayRecord) -> dict[str, Any]:
     return about
 
 
-def list_configs(environment: Environment) -> list[dict[str, Any]]:
-    """Every config of the home, and every one that is served from elsewhere, with its state."""
-    served = {
+def served_engines(home: Home) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Engines of this home's gateways by name, with the URL of theirs; without those of a gateway that is silent."""
+    return {
         engine["name"]: (gateway["url"], engine)
-        for gateway in map(describe, live_gateways(environment.home))
+        for gateway in map(describe, live_gateways(home))
         for engine in gateway["engines"]
     }
+
+
+def list_configs(environment: Environment) -> list[dict[str, Any]]:
+    """Every config of the home, and every one that is served from elsewhere, with its state."""
+    served = served_engines(environment.home)
     names = sorted({*environment.home.config_names(), *served})
     return [_config_row(name, environment, *served.get(name, (None, None))) for name in names]
 
 
-def _from_anywhere(word: str) -> str:
-    """A path made absolute; a config's name or `embedded` as it is."""
-    return str(Path(word).expanduser().absolute()) if "/" in word or word.endswith((".yml", ".yaml")) else word
+def _is_the_same(record: GatewayRecord, wanted: Wanted, environment: Environment) -> bool:
+    """Whether a gateway that runs is what is to be started."""
+    port = wanted.port
+    if port is None:
+        port = environment.ollama_port if wanted.is_on_demand else environment.port
+    if port not in (None, 0, record.port) or is_on_demand(record) != wanted.is_on_demand:
+        return False
+    if wanted.is_on_demand:
+        return True
+    named = {_engine_name(name, environment.home) for name in wanted.names}
+    return set(record.configs) == {*named, *(environment.home.config_names() if wanted.autoload else [])}
+
+
+def _engine_name(given: str, home: Home) -> str:
+    if is_config_file(given):
+        return Path(given).stem
+    try:
+        return find_entry(home, given).name
+    except HugindError:
+        return given
 
 
 def _config_row(name: str, environment: Environment, url: str | None, engine: dict[str, Any] | None) -> dict[str, Any]:
-    row: dict[str, Any] = {"config": name, "url": url, "state": "stopped", "ready_workers": None, "reason": None}
+    row: dict[str, Any] = {
+        "config": name,
+        "url": url,
+        "state": "stopped",
+        "ready_workers": None,
+        "residency": None,
+        "reason": None,
+    }
     path = environment.home.config(name)
     if path.exists():
         try:
@@ -183,6 +230,7 @@ def _config_row(name: str, environment: Environment, url: str | None, engine: di
             "reason": engine["reason"] or stale,
             "ready_workers": f"{ready}/{len(engine['workers'])}",
             "workers": engine["workers"],
+            "residency": engine["residency"],
         }
     return row
 
@@ -223,23 +271,32 @@ def _await_listening(child: subprocess.Popen[bytes], environment: Environment) -
 
 
 def await_loaded(record: GatewayRecord, names: Collection[str]) -> list[dict[str, Any]]:
-    """Wait until each of these engines is ready or failed; those that failed. Blocks, however long the models load.
+    """Wait until each of these engines is ready, failed or not to be loaded; those that failed. Blocks while they load.
 
     Raises:
         HugindError: the gateway ended meanwhile, or does not answer.
     """
     while record.process.is_alive():
         engines = [engine for engine in GatewayClient(record).engines() if engine["name"] in names]
-        if all(engine["state"] in ("ready", "failed") for engine in engines):
+        if all(map(_is_settled, engines)):
             return [engine for engine in engines if engine["state"] == "failed"]
         time.sleep(POLL_S)
     raise HugindError("the gateway ended while its models were loading", hint=f"see {record.log}")
 
 
+def _is_settled(engine: dict[str, Any]) -> bool:
+    """It is loaded, or will not be without being asked for."""
+    return engine["state"] in ("ready", "failed") or (
+        engine["state"] == "unloaded" and not engine["residency"]["is_expected"]
+    )
+
+
 def _await_ready(record: GatewayRecord) -> None:
-    with output.progress(f"loading {', '.join(record.configs)}"):
+    if not record.configs:
+        return
+    with output.progress("starting" if is_on_demand(record) else f"loading {', '.join(record.configs)}"):
         failed = await_loaded(record, record.configs)
     for engine in failed:
         output.say(f"{engine['name']} cannot serve: {engine['reason']}")
-    if len(failed) == len(record.configs):
+    if len(failed) == len(record.configs) and not is_on_demand(record):
         raise HugindError("no engine could be started", hint="hugind doctor, and the log: " + record.log)

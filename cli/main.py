@@ -10,13 +10,18 @@ from typing import Annotated
 
 import typer
 
-from hugind.cli import output
+from hugind.cli import models, output
+from hugind.cli.alias import alias_app
 from hugind.cli.audit import audit
 from hugind.cli.bench.command import bench_app
 from hugind.cli.config import config_app
 from hugind.cli.db import db_app
 from hugind.cli.doctor import doctor
+from hugind.cli.embed import embed
 from hugind.cli.key import key_app
+from hugind.cli.pull import pull
+from hugind.cli.resident import ps, stop
+from hugind.cli.serve import VARIABLES, serve
 from hugind.cli.server import server_app
 from hugind.cli.session import session_app
 from hugind.cli.usage import usage
@@ -26,10 +31,21 @@ app = typer.Typer(
     name="hugind",
     no_args_is_help=True,
     help="Serve GGUF models on this machine to many people: llama.cpp engines behind one gateway with keys.",
-    epilog="Start here:  hugind config demo  &&  hugind server start demo",
+    epilog="Start here:  hugind config demo  &&  hugind serve",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its help would triple the time of `hugind --help`
 )
+app.command(epilog=VARIABLES)(serve)
+app.command()(pull)
+app.command("list")(models.list_models)
+app.command("ls", hidden=True)(models.list_models)
+app.command()(ps)
+app.command()(stop)
+app.command()(models.show)
+app.command("cp")(models.copy)
+app.command("rm")(models.remove)
+app.command()(embed)
+app.add_typer(alias_app, name="alias")
 app.add_typer(server_app, name="server")
 app.add_typer(config_app, name="config")
 app.add_typer(session_app, name="session")

@@ -89,24 +89,34 @@ def progress(text: str) -> Iterator[None]:
 
 
 @contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None]]:
+def bars(*, are_bytes: bool = False) -> Iterator[Callable[[str, int, int], None]]:
     """Talk while things are counted up: a bar for each name on a terminal, a line for each that is done elsewhere.
 
-    To be called with a name, how many are done, and of how many.
+    To be called with a name, how many are done, and of how many. Bytes are told with their speed.
     """
     if not sys.stderr.isatty():
-        yield _say_done
+        yield _BytesInLines() if are_bytes else _say_done
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    counts = [DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()] if are_bytes else [MofNCompleteColumn()]
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *counts)
     with Progress(*columns, console=Console(stderr=True)) as shown:
         tasks: dict[str, TaskID] = {}
 
         def show(name: str, done: int, total: int) -> None:
             if name not in tasks:
-                tasks[name] = shown.add_task(name)
+                tasks[name] = shown.add_task(name, completed=done, total=total)
             shown.update(tasks[name], completed=done, total=total)
 
         yield show
@@ -115,3 +125,19 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
 def _say_done(name: str, done: int, total: int) -> None:
     if done == total:
         say(f"{name}: {total:,}")
+
+
+class _BytesInLines:
+    """Bytes for a log: a line when they begin to come, and one when all are there."""
+
+    def __init__(self) -> None:
+        self._begun: set[str] = set()
+        self._done: set[str] = set()
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        if done >= total and name not in self._done:
+            self._done.add(name)
+            say(f"{name}: all {total:,} bytes are here")
+        elif name not in self._begun:
+            say(f"{name}: {done:,} of {total:,} bytes")
+        self._begun.add(name)

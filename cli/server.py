@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hugind.cli import output
+from hugind.cli import output, wording
+from hugind.cli.completion import complete_model
+from hugind.cli.start_options import AsChild, Binary, Check, Detach, Host, MaxResident, ModelTtl, Wanted, read_ttl
+from hugind.cli.start_options import Port as ListenPort
 
 if TYPE_CHECKING:
     from hugind.supervisor.run_folder import GatewayRecord
@@ -22,41 +26,56 @@ Port = Annotated[int | None, typer.Option("--port", help="The gateway on this po
 
 @server_app.command()
 def start(
-    configs: Annotated[list[str] | None, typer.Argument(help="Configs by name, or files.", show_default=False)] = None,
-    autoload: Annotated[bool, typer.Option("--autoload", help="Start every config of the home.")] = False,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; beyond loopback a key is required.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = None,
-    binary: Annotated[
-        str | None,
-        typer.Option(
-            "--binary", "--lib", help="A llama-server, a folder that holds one, a libllama beside one, or 'embedded'."
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL...",
+            help="Configs by name, or files; models of the library.",
+            autocompletion=complete_model,
+            show_default=False,
         ),
     ] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready and leave it running.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Only say whether it could start.")] = False,
-    is_child: Annotated[bool, typer.Option("--as-child", hidden=True)] = False,
+    autoload: Annotated[bool, typer.Option("--autoload", help="Start every config of the home.")] = False,
+    host: Host = None,
+    port: ListenPort = None,
+    binary: Binary = None,
+    max_resident_models: MaxResident = None,
+    model_ttl: ModelTtl = None,
+    detach: Detach = False,
+    check: Check = False,
+    is_child: AsChild = False,
 ) -> None:
     """Start the gateway with one or more configs, in the foreground unless --detach.
 
-    Ctrl-C stops it: running turns get a few seconds to finish, then every llama-server is ended.
+    All are loaded, as far as there is room; the others when somebody asks for them. Ctrl-C stops it: running turns get
+    a few seconds to finish, then every llama-server is ended.
+
+    For example:  hugind server start chat code embed --max-resident-models 2 --model-ttl 15m
     """
+    wanted = Wanted(
+        names=tuple(models or ()),
+        autoload=autoload,
+        host=host,
+        port=port,
+        binary=binary,
+        max_resident=max_resident_models,
+        model_ttl_s=read_ttl(model_ttl),
+    )
+    start_wanted(wanted, detach=detach, check=check, is_child=is_child)
+
+
+def start_wanted(wanted: Wanted, *, detach: bool, check: bool, is_child: bool) -> None:
+    """Start a gateway here or in the background, or only say whether it could be."""
     from hugind.cli import gateway_process
+    from hugind.cli.greeting import greet
 
     environment = _environment()
-    names = configs or []
-    arguments = gateway_process.start_arguments(names, autoload=autoload, host=host, port=port, binary=binary)
-    if detach and not check:
-        every = {*names, *(environment.home.config_names() if autoload else [])}
-        _print_running(gateway_process.start_detached(every, arguments, environment, port=port))
-        return
-    from hugind.proxy.start import StartOptions, check_start  # the whole server stack
-
-    log = environment.home.logs / "gateway.log"
-    options = StartOptions(tuple(names), host, port, binary, tuple(arguments), log, autoload)
     if check:
-        check_start(options, environment)
+        gateway_process.check(wanted, environment)
+    elif detach:
+        greet(gateway_process.start_detached(wanted, environment))
     else:
-        gateway_process.run_here(options, environment, is_child=is_child)
+        gateway_process.run_here(wanted, environment, is_child=is_child)
 
 
 @server_app.command()
@@ -83,6 +102,7 @@ def restart(
     """Restart the gateway as it was started, or the workers of one config (also the way out of 'failed')."""
     from hugind.cli import gateway_process
     from hugind.cli.client import GatewayClient
+    from hugind.cli.greeting import greet
     from hugind.supervisor.errors import HugindError
 
     environment = _environment()
@@ -98,7 +118,7 @@ def restart(
     if not running:
         raise HugindError("nothing runs", hint="hugind server start CONFIG")
     for record in running:
-        _print_running(gateway_process.restart_gateway(record, environment))
+        greet(gateway_process.restart_gateway(record, environment))
 
 
 @server_app.command()
@@ -151,7 +171,8 @@ def status(as_json: Json = False, port: Port = None) -> None:
             if "error" in gateway:
                 output.say(f"error: {gateway['error']}")
             title = f"{gateway['url']}  pid {gateway['pid']}  log {gateway['log']}"
-            _print_workers(title, [w for w in workers if w["gateway"] == gateway["url"]])
+            _print_engines(title, gateway["engines"])
+            _print_workers([w for w in workers if w["gateway"] == gateway["url"] and w["state"] != "stopped"])
     if not gateways:
         raise typer.Exit(NOTHING_RUNS)
 
@@ -187,8 +208,11 @@ def list_configs(as_json: Json = False) -> None:
         return
     output.print_table(
         "configs",
-        ("config", "state", "url", "workers", "reason"),
-        [(row["config"], row["state"], row["url"], row["ready_workers"], row["reason"]) for row in rows],
+        ("config", "state", "url", "workers", "memory", "expires", "reason"),
+        [
+            (row["config"], row["state"], row["url"], row["ready_workers"], *_place(row["residency"]), row["reason"])
+            for row in rows
+        ],
     )
 
 
@@ -216,18 +240,31 @@ def _running(environment: Environment, port: int | None) -> list[GatewayRecord]:
     return [record for record in live_gateways(environment.home) if port is None or record.port == port]
 
 
-def _print_running(record: GatewayRecord) -> None:
-    url = record.url
-    output.say(f"hugind runs at {url} (pid {record.process.pid}), serving {', '.join(record.configs)}")
-    output.say(f"  chat      {url}/v1/chat/completions")
-    output.say(f"  models    {url}/v1/models")
-    output.say(f"  health    {url}/health")
-    output.say(f"  log       {record.log}")
-
-
-def _print_workers(title: str, workers: list[dict[str, Any]]) -> None:
+def _print_engines(title: str, engines: list[dict[str, Any]]) -> None:
     output.print_table(
         title,
+        ("engine", "state", "requests", "memory", "expires", "reason"),
+        [
+            (e["name"], e["state"], e["residency"]["refs"], *_place(e["residency"]), wording.excerpt(e["reason"], 200))
+            for e in engines
+        ],
+    )
+
+
+def _place(residency: dict[str, Any] | None) -> tuple[str | None, str | None]:
+    """How much memory an engine takes, and how long it stays there; nothing where it takes none."""
+    if residency is None or not residency["is_loaded"]:
+        return None, None
+    taken, expires_at = residency["ram_bytes"] + residency["vram_bytes"], residency["expires_at"]
+    left_s = None if expires_at is None else expires_at - time.time()
+    return wording.size(taken) if taken else None, wording.expiry(residency["refs"], left_s)
+
+
+def _print_workers(workers: list[dict[str, Any]]) -> None:
+    if not workers:
+        return
+    output.print_table(
+        "workers",
         ("engine", "worker", "state", "pid", "in flight", "slots", "restarts", "reason"),
         [
             (w["engine"], w["index"], w["state"], w["pid"], w["in_flight"], w["slots"], w["restarts"], w["reason"])
@@ -237,8 +274,6 @@ def _print_workers(title: str, workers: list[dict[str, Any]]) -> None:
 
 
 def _print_queue(engines: list[dict[str, Any]]) -> None:
-    from hugind.cli import wording
-
     output.print_table(
         "engines",
         ("engine", "gateway", "scheduling", "free slots", "running", "waiting"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hugind.cli import output
+from hugind.cli import output, wording
 
 if TYPE_CHECKING:
     from hugind.cli.session_home import SessionHome
@@ -136,7 +136,7 @@ def export(
     gateway = sessions.gateway(row)
     with output.progress(f"exporting {row['id']}"):
         size = gateway.export_session(row["id"], file)
-    output.say(f"exported {row['id']} to {file}, {_size(size)}")
+    output.say(f"exported {row['id']} to {file}, {wording.size(size)}")
 
 
 @session_app.command("import")
@@ -211,7 +211,7 @@ def _row(session: dict[str, Any]) -> tuple[object, ...]:
         session["engine"],
         where,
         f"{session['tokens']:,}",
-        _size(size),
+        wording.size(size),
         _age(session["idle_s"]),
         ", ".join(f"{label} {count}" for label, count in session["hits"].items() if count),
         ", ".join([*marks, *([f"hollow {session['hollow']}"] if session["hollow"] else [])]),
@@ -223,8 +223,8 @@ def _engine_row(about: dict[str, Any]) -> tuple[object, ...]:
     return (
         about["engine"],
         about["ability"],
-        f"{_size(about['memory_bytes'])} of {_size(about['memory_budget_bytes'])}",
-        f"{_size(about['disk_bytes'])} of {_size(about['disk_budget_bytes'])}",
+        f"{wording.size(about['memory_bytes'])} of {wording.size(about['memory_budget_bytes'])}",
+        f"{wording.size(about['disk_bytes'])} of {wording.size(about['disk_budget_bytes'])}",
         about["refused_snapshots"],
         "in memory" if folder["is_memory"] else f"on disk: {folder['reason']}",
         about["reason"],
@@ -241,7 +241,7 @@ def _value(key: str, value: Any) -> object:
     if key.endswith("_at"):
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
     if key.endswith("_bytes"):
-        return _size(value)
+        return wording.size(value)
     if key == "idle_s":
         return _age(value)
     if isinstance(value, dict):
@@ -258,15 +258,6 @@ def _text(message: dict[str, Any]) -> str:
     if content is None:
         return "[tool calls]" if message.get("tool_calls") else ""
     return str(content)
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} TB"
 
 
 def _age(seconds: float) -> str:

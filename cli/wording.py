@@ -29,9 +29,35 @@ def span(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
 
 
+def expiry(refs: int, left_s: float | None) -> str:
+    """When a loaded model goes that `refs` requests need; `left_s`: None for never."""
+    if refs:
+        return "in use"
+    if left_s is None:
+        return "never"
+    return f"in {span(left_s)}" if left_s > 0 else "now"
+
+
+def size(count: float) -> str:
+    """Bytes, in the unit that reads best."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"
+
+
 def names(values: Collection[str] | None, *, everything: str) -> str:
     """A list of names, or what an empty one means."""
     return ", ".join(map(output.plain, values)) if values else everything
+
+
+def excerpt(text: str | None, most: int = 60) -> str | None:
+    """The beginning of somebody's text, on one line."""
+    if not text:
+        return None
+    line = " ".join(output.plain(text).split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
 def limits(given: Mapping[str, Any], *, none: str) -> str:

@@ -22,7 +22,8 @@ FIRST_TOKENS_PER_BYTE = 0.5
 """Of a request's body, before anything was measured: more than any language needs."""
 RATIO_MEMORY = 0.9
 
-_WANTED = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict")
+_WANTED = ("n_predict", "max_completion_tokens", "max_tokens", "max_output_tokens")
+"""In the engine's order: the first that is said counts."""
 
 
 class TokenGauge:
@@ -49,11 +50,12 @@ class Admitted:
         self._admission = admission
         self._gauge = gauge
         self._prompt_tokens = prompt_tokens
-        self._row = row
+        self.row = row
+        """What is on record of it; complete once it is settled."""
 
     def headers(self) -> Headers:
         """What the caller has left, in its dialect's words."""
-        return self._admission.headers(self._row.dialect)
+        return self._admission.headers(self.row.dialect)
 
     async def extend(self, exchange: Exchange) -> None:
         """Reserve another chunk for a turn that goes on.
@@ -72,10 +74,10 @@ class Admitted:
         """Pay for what was used, and write it down. `error`: why the request failed, if it did."""
         prompt, cached, completion = exchange.prompt_tokens, exchange.cached_tokens, exchange.completion_tokens
         if completion:
-            self._gauge.note(exchange.request_bytes, prompt)
+            self._gauge.note(exchange.request_bytes + exchange.history_bytes, prompt)
         elif exchange.was_sent and exchange.timings is None and (exchange.events or error is not None):
             prompt, completion = prompt or self._prompt_tokens, exchange.events  # it was cut before the engine told
-        row = self._row
+        row = self.row
         row.status_code = error.status if error else exchange.status or 500
         row.error_code = (error.code or error.kind or "error") if error else None
         row.duration_ms = exchange.duration_s * 1000
@@ -99,7 +101,7 @@ async def admit(exchange: Exchange, books: Books, model: str, context: int, requ
     """
     principal = exchange.principal
     gauge = books.gauge(model)
-    prompt = gauge.estimate(exchange.request_bytes, context)
+    prompt = gauge.estimate(exchange.request_bytes + exchange.history_bytes, context)
     wanted = _wanted(request, context)
     exchange.estimate_tokens = prompt + (wanted or CHUNK_TOKENS)
     path = exchange.scope["path"]
@@ -119,7 +121,9 @@ def _wanted(request: dict[str, Any], context: int) -> int | None:
     """How many tokens the answers may have at most, where the request says so."""
     for key in _WANTED:
         value = request.get(key)
-        if type(value) is int and value >= 0:
+        if type(value) is int:
+            if value < 0:
+                return None  # as much as there is room for
             choices = request.get("n")
             return min(value, context) * (choices if type(choices) is int and choices > 0 else 1)
     return None

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
 
+from pydantic import SecretStr
 from sqlalchemy import URL
 
 from hugind.proxy.access.accounts import Accounts
@@ -17,6 +18,7 @@ from hugind.proxy.access.user_keys import UserKeys
 from hugind.proxy.admission import TokenGauge
 from hugind.proxy.records.database import Database, parse_address
 from hugind.proxy.records.errors import DatabaseAway
+from hugind.proxy.records.responses import Responses
 from hugind.proxy.records.usage_log import UsageLog
 from hugind.supervisor.paths import Home
 from hugind.supervisor.settings import Environment, Settings
@@ -26,12 +28,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Rules:
-    """What the settings and the environment say of users. A reload brings new ones."""
+    """What the settings and the environment say of who may ask. A reload brings new ones."""
 
     defaults: Allowance = UNLIMITED
     """Limits of users who have none of their own."""
     path_keys: bool = False
     """Keys may come in the path."""
+    origins: tuple[str, ...] = ()
+    """Web pages that may ask, beside those that always may."""
+    hub_token: SecretStr | None = None
+    """What shows the hub who fetches models."""
 
     @classmethod
     def of(cls, settings: Settings, environment: Environment) -> Rules:
@@ -48,6 +54,8 @@ class Rules:
                 given.queued or None,
             ),
             settings.access.path_keys,
+            (*settings.origins, *environment.origins),
+            environment.hf_token or settings.hf_token,
         )
 
 
@@ -73,6 +81,7 @@ class Books:
             self._store = DatabaseStore(self.database)
         self.limiter = Limiter(self._store)
         self.usage = UsageLog(self.database, home.usage, settings.usage.record_content, settings.usage.retention_days)
+        self.responses = Responses(self.database, settings.responses.retention_days)
         self.records_content = settings.usage.record_content
         self.rules = rules
         self._gauges: dict[str, TokenGauge] = {}
@@ -85,7 +94,7 @@ class Books:
                 await self.database.prepare()
             except DatabaseAway as away:
                 logger.warning("going on without the database, no user is known yet: %s", away.message)
-            for part in (self.keys, self._store, self.usage):
+            for part in (self.keys, self._store, self.usage, self.responses):
                 await stack.enter_async_context(part)
             self._open = stack.pop_all()
         return self

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
+from starlette.types import Scope
+
 from hugind.proxy.errors import ClientGone
 from hugind.proxy.exchange import Exchange
 from hugind.supervisor import tasks
@@ -21,6 +23,15 @@ class Connection(Protocol):
     def watch(self, callback: Callable[[], None] | None) -> None:
         """Call back when the client leaves, at once if it has left; None: do not."""
 
+    def expect_long_body(self) -> None:
+        """The request's body is a large file: it may take as long as it likes, while it comes."""
+
+
+def connection_of(scope: Scope) -> Connection | None:
+    """The connection of a request; None under a server that is not ours."""
+    connection: Connection | None = scope.get("extensions", {}).get(EXTENSION)
+    return connection
+
 
 class DisconnectWatch:
     """Cancels the block that it surrounds when the client goes away; the block then raises `ClientGone`.
@@ -33,7 +44,7 @@ class DisconnectWatch:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._connection: Connection | None = exchange.scope.get("extensions", {}).get(EXTENSION)
+        self._connection = connection_of(exchange.scope)
         self._listener: asyncio.Task[None] | None = None
         self._is_gone = False
 

@@ -58,6 +58,8 @@ class Exchange:
         self.prompt_tokens = self.cached_tokens = self.completion_tokens = 0
         """By the engine's count, of all answers to the request."""
         self.request_bytes = self.response_bytes = 0
+        self.history_bytes = 0
+        """Of what is known here already, and put before what the request says."""
         self.status: int | None = None
         """Of the answer, once it has started."""
         self.ttft_s: float | None = None
@@ -80,6 +82,8 @@ class Exchange:
         """What was asked, where it is kept."""
         self.keep_alive: KeepAlive | None = None
         """What tells the client of a stream that it waits."""
+        self.page_headers: Headers = []
+        """What a web page needs to read the answer, where one asks (`origins.py`)."""
         self.uses: list[Use] = []
         """The engines that it needs: ended when the request is (`Gateway.left`)."""
         self._sent = 0.0
@@ -129,7 +133,7 @@ class Exchange:
             ]
         if self.admitted is not None:
             headers += self.admitted.headers()
-        return headers
+        return headers + self.page_headers if self.page_headers else headers
 
     def begin_wait(self) -> None:
         """The turn waits from now on, until `end_wait`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -18,18 +19,27 @@ from hugind.proxy.records.errors import DatabaseAway, DatabaseError
 logger = logging.getLogger(__name__)
 
 AWAY_RETRY_S = 5
+ANTHROPIC_HEADER = b"anthropic-version"
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
-def dialect_of(path: str) -> str:
-    """Whose words the client of a path speaks: `anthropic`, `ollama` or `openai`."""
+def dialect_of(path: str, headers: RawHeaders = ()) -> str:
+    """Whose words the client of a path speaks: `anthropic`, `ollama` or `openai`.
+
+    `headers`: of its request; under `/v1/models` they tell, elsewhere the path does.
+    """
     if path.startswith("/api/"):
         return "ollama"
-    return "anthropic" if path.startswith("/v1/messages") else "openai"
+    if path.startswith("/v1/messages"):
+        return "anthropic"
+    is_both = path == "/v1/models" or path.startswith("/v1/models/")
+    return "anthropic" if is_both and any(name == ANTHROPIC_HEADER for name, _ in headers) else "openai"
 
 
-def error_body(path: str, error: ApiError, request_id: str | None) -> dict[str, Any]:
-    """The error in the shape that the dialect of `path` promises."""
-    match dialect_of(path):
+def error_body(path: str, error: ApiError, request_id: str | None, headers: RawHeaders = ()) -> dict[str, Any]:
+    """The error in the shape that the dialect of a request promises."""
+    match dialect_of(path, headers):
         case "anthropic":
             return anthropic.render_error(error.status, error.message, request_id)
         case "ollama":
@@ -107,7 +117,9 @@ def database_error(error: DatabaseError) -> ApiError:
 
 
 def _rendered(request: Request, error: ApiError) -> JSONResponse:
-    answer = JSONResponse(error_body(request.scope["path"], error, request.scope.get("request_id")), error.status)
+    scope = request.scope
+    body = error_body(scope["path"], error, scope.get("request_id"), scope["headers"])
+    answer = JSONResponse(body, error.status)
     # What is still under way of a body that nobody reads is dropped: to close now could take the answer with it.
     answer.raw_headers.extend(header for header in error_headers(error) if header[0] != b"connection")
     return answer

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import orjson
 
 from hugind.proxy.dialects.choices import Choices
+from hugind.proxy.dialects.engine_refusals import true_status
 from hugind.proxy.dialects.errors import EngineStreamError
 from hugind.proxy.errors import ApiError
 from hugind.proxy.exchange import Exchange, Headers
@@ -31,7 +32,7 @@ TAIL_CHUNKS = 4
 
 _TIMINGS = "timings"
 _PROGRESS = "prompt_progress"
-_REASON_MARKS = (b'"finish_reason":"', b'"stop_type":"', b'"type":"response.')
+_REASON_MARKS = (b'"finish_reason":"', b'"stop_type":"')
 _PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d{1,9})')
 MAX_REASON = 32
 _NULL_EVENT = b"data: null\n\n"
@@ -95,8 +96,12 @@ async def relay_translated(
     response: EngineStream,
     translator: StreamTranslator,
     headers: Headers = STREAM_HEADERS,
+    *,
+    is_all: bool = True,
 ) -> None:
     """Events in another dialect, each as soon as it is known. `headers`: say what kind of stream it is.
+
+    `is_all`: with the translator's last bytes the answer ends; else something follows, and the caller sends it.
 
     Raises:
         StreamCut: the worker ended before its answer did.
@@ -110,7 +115,7 @@ async def relay_translated(
         last = translator.finish()
     except EngineStreamError as error:
         raise ApiError(error.status, error.message, kind=error.type) from error
-    await exchange.send(last, more=False)
+    await exchange.send(last, more=not is_all)
 
 
 async def relay_choice(exchange: Exchange, spawn: Spawn, response: EngineStream, choices: Choices) -> None:
@@ -220,6 +225,8 @@ async def engine_error(response: EngineStream) -> ApiError:
     body = await response.read()
     try:
         error = orjson.loads(body)["error"]
-        return ApiError(response.status, str(error["message"]), kind=str(error.get("type")))
+        message = str(error["message"])
+        status = true_status(response.status, message)
+        return ApiError(status, message, kind=str(error.get("type")) if status == response.status else None)
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return ApiError(response.status, body.decode("utf-8", "replace")[:500] or "the engine refused the request")

@@ -13,13 +13,15 @@ from hugind.proxy.books import Books, Rules
 from hugind.proxy.errors import ApiError
 from hugind.proxy.exchange import Exchange
 from hugind.proxy.leases import Leases
+from hugind.proxy.served_aliases import ServedAliases
 from hugind.proxy.sessions.keeper import Keeper
 from hugind.proxy.sessions.stores import Stores
-from hugind.supervisor.aliases import Alias, Aliases
+from hugind.supervisor.aliases import Alias
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.fleet import Fleet
 from hugind.supervisor.model_names import match_name
 from hugind.supervisor.paths import Home
+from hugind.supervisor.residency import FleetRules
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Gateway:
 
     def __init__(self, fleet: Fleet, doorman: Doorman, stores: Stores, books: Books, home: Home) -> None:
         self.home = home
-        self.aliases = Aliases(home)
+        self.aliases = ServedAliases(home)
         self.fleet = fleet
         self.doorman = doorman
         self.stores = stores
@@ -97,29 +99,46 @@ class Gateway:
         exchange.uses.append(self.fleet.use(engine, keep_alive_s))
 
     def leases(self, engine: Engine) -> Leases:
-        """The slots of an engine."""
-        return self._leases[engine]
+        """The slots of an engine.
+
+        Raises:
+            ApiError: 503, a reload has just ended it.
+        """
+        try:
+            return self._leases[engine]
+        except KeyError:
+            raise _stopped(engine) from None
 
     def keeper(self, engine: Engine) -> Keeper:
-        """The sessions of an engine made for chat."""
-        return self._keepers[engine]
+        """The sessions of an engine made for chat.
+
+        Raises:
+            ApiError: 503, a reload has just ended it.
+        """
+        try:
+            return self._keepers[engine]
+        except KeyError:
+            raise _stopped(engine) from None
 
     @property
     def keepers(self) -> list[Keeper]:
         """Those of all engines that hold sessions."""
         return list(self._keepers.values())
 
-    async def exchange(self, engines: Mapping[str, Engine], keyring: Keyring, rules: Rules) -> None:
+    async def exchange(
+        self, engines: Mapping[str, Engine], keyring: Keyring, rules: Rules, fleet_rules: FleetRules | None = None
+    ) -> None:
         """Serve `engines` with the keys of `keyring`; those that are there already go on undisturbed.
 
-        Blocks until what leaves has ended. Who waits for a slot there gets 503 and may ask again.
+        Blocks until what leaves has ended. Who waits for a slot there gets 503 and may ask again. `fleet_rules`: none,
+        and they stay as they are.
         """
         self.doorman.keyring = keyring
         self.books.apply(rules)
         for engine in engines.values():
             if engine not in self._leases:
                 self._open(engine)
-        await self.fleet.exchange(engines)
+        await self.fleet.exchange(engines, fleet_rules)
         for engine in [engine for engine in self._leases if engine not in engines.values()]:
             await self._leases.pop(engine).aclose()
             if keeper := self._keepers.pop(engine, None):
@@ -163,6 +182,10 @@ class Gateway:
         if (name := match_name(model, aliases)) is not None:
             return Target(visible[aliases[name].model], aliases[name])
         raise ApiError(404, f"there is no model '{model}' here; models: {names}", code="model_not_found", param="model")
+
+
+def _stopped(engine: Engine) -> ApiError:
+    return ApiError(503, f"'{engine.name}' has just been stopped", code="engine_stopped", retry_after_s=1)
 
 
 Handler = Callable[[Gateway, Exchange, Principal], Awaitable[None]]

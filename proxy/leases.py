@@ -289,7 +289,7 @@ class Leases:
         return self._host.choose(ticket.wish, free) if ticket.wants_place else None
 
     async def _ask(self, ticket: _Ticket) -> Place[Spawn] | None:
-        if self._engine.state == "failed" or self._engine.has_ended:
+        if self._is_hopeless:
             raise self._failure()
         try:
             place = self._queue.ask(ticket, ticket.asker)
@@ -375,7 +375,7 @@ class Leases:
         if worker.state is WorkerState.READY and spawn and spawn not in self._workers and spawn not in self._preparing:
             self._preparing[spawn] = task = tasks.start(self._prepare(worker, spawn), f"prepare {self._engine.name}")
             task.add_done_callback(lambda _: self._preparing.pop(spawn, None))
-        if self._engine.state in ("failed", "stopped"):
+        if self._is_hopeless or self._engine.state == "stopped":
             for ticket in list(self._waiting):
                 if not ticket.granted.done():
                     ticket.granted.set_exception(self._failure())
@@ -412,6 +412,11 @@ class Leases:
         patiences = [waiting.patience for waiting in self._waiting] + [aside.patience for aside in self._asides]
         for patience in filter(None, patiences):
             patience.turn(is_ready=is_ready)
+
+    @property
+    def _is_hopeless(self) -> bool:
+        """Nobody need wait."""
+        return self._engine.state == "failed" or self._engine.is_retired or self._engine.has_ended
 
     def _refusal(self, error: OverflowError) -> ApiError:
         status, code = (429, "queue_places_full") if isinstance(error, PlacesFull) else (503, "queue_full")

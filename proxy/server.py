@@ -118,7 +118,7 @@ class BoundedConnection(HttpToolsProtocol):
     head_timeout_s = 20.0
     """A client that has not sent a whole request head after this is cut; one that connected and is silent, too."""
     body_timeout_s = 60.0
-    """A body that has not come whole after this is cut."""
+    """A body that has not come whole after this is cut; one that was announced as long, when it pauses for so long."""
     write_timeout_s = 30.0
     """A client that does not read keeps a slot busy for so long, no longer."""
     max_head_bytes = 256 * 1024
@@ -133,6 +133,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._in_head = True
         self._read_deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
+        self._is_long = self._has_come = False
         self._running: RequestResponseCycle | None = None
         self._is_lost = False
         self._on_leaving: Callable[[], None] | None = None
@@ -146,11 +147,16 @@ class BoundedConnection(HttpToolsProtocol):
         if self._is_lost:
             callback()
 
+    def expect_long_body(self) -> None:
+        """See `disconnect.Connection`."""
+        self._is_long = True
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast("asyncio.Transport", CorkedTransport(transport, self.loop)))
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
+        self._has_come = True
         was_in_head = self._in_head
         if was_in_head:
             if self._read_deadline is None:  # the next request on a kept connection
@@ -170,7 +176,7 @@ class BoundedConnection(HttpToolsProtocol):
             self._expect_head()
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head = self._is_long = False
         self._drop_read_deadline()
         super().on_headers_complete()
         self._read_deadline = self.loop.call_later(self.body_timeout_s, self._cut_body)
@@ -237,6 +243,10 @@ class BoundedConnection(HttpToolsProtocol):
             self.transport.close()
 
     def _cut_body(self) -> None:
+        if self._is_long and (self._has_come or self.flow.read_paused):
+            self._has_come = False
+            self._read_deadline = self.loop.call_later(self.body_timeout_s, self._cut_body)
+            return
         self._refuse(
             ApiError(408, f"the request body took longer than {self.body_timeout_s:g} s", code="request_timeout")
         )

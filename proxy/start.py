@@ -7,13 +7,15 @@ import ipaddress
 import logging
 import secrets
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sqlalchemy import URL, select
 
-from hugind.proxy.access.auth import LOOPBACK_NAMES, Doorman, Keyring
+from hugind.proxy.access.auth import Doorman, Keyring
 from hugind.proxy.access.principal import ALL_SCOPES, CONTROL_NAME, ENVIRONMENT_NAME, Principal
 from hugind.proxy.app import App
 from hugind.proxy.books import Books, Rules, database_url
@@ -29,10 +31,16 @@ from hugind.supervisor.config import Config, find_config, load_config, missing_f
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.errors import ConfigError, HugindError
 from hugind.supervisor.fleet import Fleet
+from hugind.supervisor.hardware import Hardware, probe
 from hugind.supervisor.llama.binary import resolve_binary
+from hugind.supervisor.model_names import match_name
+from hugind.supervisor.models.served import serve_library
 from hugind.supervisor.paths import Home
+from hugind.supervisor.residency import FleetRules
+from hugind.supervisor.room import Gauge, fleet_rules
 from hugind.supervisor.run_folder import GatewayRecord, ProcessId, RunFolder, own_run_folder, sweep
 from hugind.supervisor.settings import Environment, Settings, load_settings
+from hugind.supervisor.watch import files_of, take_stock
 
 logger = logging.getLogger(__name__)
 
@@ -75,15 +83,26 @@ class Address:
 
 
 @dataclass(frozen=True)
+class Models:
+    """What is to be served: configs, and models of the library that have none."""
+
+    configs: dict[str, Config]
+    other_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    broken: Mapping[str, str] = field(default_factory=dict)
+    """Configs that cannot be used, and why, where the others are served all the same."""
+
+
+@dataclass(frozen=True)
 class _Plan:
     """What the configs, the settings and the environment say together. Read before anything is bound or started."""
 
     settings: Settings
-    configs: dict[str, Config]
+    models: Models
     address: Address
     keyring: Keyring
     database: URL
     rules: Rules
+    fleet: FleetRules
 
 
 def check_start(options: StartOptions, environment: Environment) -> None:
@@ -92,13 +111,18 @@ def check_start(options: StartOptions, environment: Environment) -> None:
     Raises:
         HugindError: as `start_gateway`.
     """
-    plan = _read_plan(options, environment, token="-")  # noqa: S106 - opens nothing: nothing is started
-    for config in plan.configs.values():
+    plan = _read_plan(options, environment, probe(), token="-")  # noqa: S106 - opens nothing: nothing is started
+    if options.is_on_demand:
+        resolve_binary(options.binary, None, plan.settings.lib)
+        return
+    for config in plan.models.configs.values():
         resolve_binary(options.binary, config.engine.binary, plan.settings.lib)
 
 
-def start_gateway(options: StartOptions, environment: Environment) -> None:
-    """Serve until told to stop. Blocks.
+def start_gateway(
+    options: StartOptions, environment: Environment, tell: Callable[[str, Sequence[str]], None] | None = None
+) -> None:
+    """Serve until told to stop. Blocks. `tell` gets the URL and the engines' names as soon as it listens.
 
     Raises:
         ConfigError: a config or the settings cannot be used.
@@ -109,24 +133,33 @@ def start_gateway(options: StartOptions, environment: Environment) -> None:
     home = environment.home
     home.create()
     token = secrets.token_urlsafe(32)
-    plan = _read_plan(options, environment, token)
+    hardware, stock = probe(), take_stock(home)
+    plan = _read_plan(options, environment, hardware, token)
     listener = bind(plan.address.host, plan.address.port)
     for pid in sweep(home):
         logger.warning("ended a worker that an earlier gateway left behind, pid %d", pid)
     with listener, own_run_folder(home) as folder:
         host, port = listener.getsockname()[:2]
         record = GatewayRecord(
-            ProcessId.of_this(), host, port, tuple(plan.configs), token, options.argv, str(options.log)
+            ProcessId.of_this(), host, port, tuple(plan.models.configs), token, options.argv, str(options.log)
         )
 
         stores = Stores(home)
         books = Books(plan.database, home, plan.settings, plan.rules)
 
         def load(current: Mapping[str, Engine]) -> Loaded:
-            configs = load_configs(options, environment)
-            keyring = make_keyring(configs, environment, plan.address, token, has_users=books.keys.has_users)
-            rules = Rules.of(load_settings(home), environment)
-            return Loaded(load_engines(configs, options, home, folder, stores, current), keyring, rules)
+            settings = load_settings(home)
+            models = find_models(options, environment, settings)
+            keyring = make_keyring(
+                models.configs, environment, plan.address, token,
+                has_users=books.keys.has_users, is_on_demand=options.is_on_demand,
+            )  # fmt: skip
+            return Loaded(
+                load_engines(models, options, home, folder, stores, current),
+                keyring,
+                Rules.of(settings, environment),
+                _fleet_rules(options, environment, settings, hardware),
+            )
 
         def publish(names: Sequence[str]) -> None:
             engines = [engine.config.engine for engine in gateway.fleet.engines.values()]
@@ -136,25 +169,46 @@ def start_gateway(options: StartOptions, environment: Environment) -> None:
             folder.publish(replace(record, configs=tuple(names), patience_s=patience_s))
 
         def on_listening() -> None:
-            publish(list(gateway.fleet.engines))
+            names = list(gateway.fleet.engines)
+            publish(names)
             logger.info("listening on %s", record.url)
+            if tell is not None:
+                tell(record.url, names)
 
-        engines = load_engines(plan.configs, options, home, folder, stores, current={})
+        engines = load_engines(plan.models, options, home, folder, stores, current={})
         doorman = Doorman(plan.keyring, books.keys, needs_key=environment.needs_key)
-        gateway = Gateway(Fleet(engines), doorman, stores, books, home)
-        app = App(gateway, Reloader(gateway, load, publish))
-        drain_s = max((config.engine.drain_s for config in plan.configs.values()), default=DRAIN_S)
+        gauge = Gauge(home, hardware)
+        fleet = Fleet(engines, plan.fleet, measure=gauge.measure, free_memory=gauge.free)
+        gateway = Gateway(fleet, doorman, stores, books, home)
+        is_watching = options.is_on_demand if plan.settings.fleet.watch is None else plan.settings.fleet.watch
+        reloader = Reloader(gateway, load, publish, partial(take_stock, home) if is_watching else None, stock=stock)
+        app = App(gateway, reloader, is_loopback=_is_loopback(plan.address.host))
+        drain_s = max((engine.config.engine.drain_s for engine in engines.values()), default=DRAIN_S)
         run_server(app, listener, drain_s=drain_s, on_listening=on_listening)
 
 
-def _read_plan(options: StartOptions, environment: Environment, token: str) -> _Plan:
+def _read_plan(options: StartOptions, environment: Environment, hardware: Hardware, token: str) -> _Plan:
     settings = load_settings(environment.home)
-    configs = load_configs(options, environment)
-    address = choose_address(options, environment, settings, configs)
+    models = find_models(options, environment, settings)
+    address = choose_address(options, environment, settings, models.configs)
     database = database_url(environment.home, settings, environment)
-    has_users = asyncio.run(find_users(database))
-    keyring = make_keyring(configs, environment, address, token, has_users=has_users)
-    return _Plan(settings, configs, address, keyring, database, Rules.of(settings, environment))
+    keyring = make_keyring(
+        models.configs, environment, address, token,
+        has_users=asyncio.run(find_users(database)), is_on_demand=options.is_on_demand,
+    )  # fmt: skip
+    fleet = _fleet_rules(options, environment, settings, hardware)
+    return _Plan(settings, models, address, keyring, database, Rules.of(settings, environment), fleet)
+
+
+def _fleet_rules(options: StartOptions, environment: Environment, settings: Settings, hardware: Hardware) -> FleetRules:
+    return fleet_rules(
+        settings.fleet,
+        environment,
+        hardware,
+        is_on_demand=options.is_on_demand,
+        max_resident=options.max_resident,
+        model_ttl_s=options.model_ttl_s,
+    )
 
 
 async def find_users(url: URL) -> bool:
@@ -177,34 +231,84 @@ async def find_users(url: URL) -> bool:
         await database.aclose()
 
 
+def find_models(options: StartOptions, environment: Environment, settings: Settings) -> Models:
+    """The configs that were named; on demand every one of the home, and the library. Blocks on the disk.
+
+    Raises:
+        ConfigError: as `load_configs`; on demand a config that cannot be used is left out instead, and the log tells.
+    """
+    if not options.is_on_demand:
+        return Models(load_configs(options, environment))
+    models = _find_all(environment.home, settings)
+    for name, problem in models.broken.items():
+        logger.warning("%s is left out: %s", name, problem)
+    return models
+
+
+def _find_all(home: Home, settings: Settings) -> Models:
+    configs: dict[str, Config] = {}
+    broken: dict[str, str] = {}
+    for name in home.config_names():
+        try:
+            configs[name] = load_config(home.config(name))
+        except ConfigError as error:
+            broken[name] = error.message
+    library = serve_library(home, settings.library, configs, broken)
+    return Models({**configs, **library.configs}, library.other_names, broken)
+
+
 def load_engines(
-    configs: Mapping[str, Config],
+    models: Models,
     options: StartOptions,
     home: Home,
     folder: RunFolder,
     stores: Stores,
     current: Mapping[str, Engine],
 ) -> dict[str, Engine]:
-    """An engine for each config: the current one where config and binary are still the same. Blocks.
+    """An engine for each config: the current one where config, files and binary are still the same. Blocks.
+
+    On demand one that cannot be made is left out, and one whose config is broken now goes on as it was.
 
     Raises:
         BinaryError: there is no usable llama-server for one of them.
         ConfigError: as `open_slot_folder`.
     """
     settings = load_settings(home)
-    engines = {}
-    for name, config in configs.items():
-        binary = resolve_binary(options.binary, config.engine.binary, settings.lib)
-        known = current.get(name)
-        if known is not None and known.config == config and known.binary == binary:
-            engines[name] = known
-        else:
-            check_system_prompt(name, config, home)
-            if current:  # in a gateway that serves, a good engine is not given up for one that cannot start
-                refuse_missing_files(name, config, home)
-            logger.info("%s runs on %s (%s: %s)", name, binary.build, binary.kind, binary.reason)
-            engines[name] = Engine(name, config, binary, home, folder, open_slot_folder(name, config, stores))
+    engines = {name: current[name] for name in models.broken if name in current}
+    for name, config in models.configs.items():
+        try:
+            engine = _load_engine(name, config, options, settings, home, folder, stores, current)
+        except HugindError as error:
+            if not options.is_on_demand:
+                raise
+            logger.warning("%s is left out: %s", name, error.message)
+            continue
+        engine.other_names = models.other_names.get(name, ())
+        engines[name] = engine
     return engines
+
+
+def _load_engine(
+    name: str,
+    config: Config,
+    options: StartOptions,
+    settings: Settings,
+    home: Home,
+    folder: RunFolder,
+    stores: Stores,
+    current: Mapping[str, Engine],
+) -> Engine:
+    binary, files = resolve_binary(options.binary, config.engine.binary, settings.lib), files_of(config, home)
+    known = current.get(name)
+    if known is not None and (known.config, known.binary, known.files) == (config, binary, files):
+        return known
+    check_system_prompt(name, config, home)
+    if current:  # in a gateway that serves, a good engine is not given up for one that cannot start
+        refuse_missing_files(name, config, home)
+    logger.info("%s runs on %s (%s: %s)", name, binary.build, binary.kind, binary.reason)
+    engine = Engine(name, config, binary, home, folder, open_slot_folder(name, config, stores))
+    engine.files = files
+    return engine
 
 
 def open_slot_folder(name: str, config: Config, stores: Stores) -> Path | None:
@@ -241,11 +345,17 @@ def refuse_missing_files(name: str, config: Config, home: Home) -> None:
 
 
 def make_keyring(
-    configs: dict[str, Config], environment: Environment, address: Address, token: str, *, has_users: bool
+    configs: dict[str, Config],
+    environment: Environment,
+    address: Address,
+    token: str,
+    *,
+    has_users: bool,
+    is_on_demand: bool = False,
 ) -> Keyring:
     """The keys of the environment, the configs, and of the commands on this machine (`token`).
 
-    `has_users`: there are people with keys of their own.
+    `has_users`: there are people with keys of their own. `is_on_demand`: an engine that nobody could use is no mistake.
 
     Raises:
         HugindError: the network could reach an engine without a key, or nobody could reach it with one.
@@ -253,7 +363,8 @@ def make_keyring(
     keyring = _configured_keys(configs, environment)
     if not has_users and not environment.needs_key:
         require_key_beyond_loopback(address, keyring)
-        require_key_for_each(configs, keyring)
+        if not is_on_demand:
+            require_key_for_each(configs, keyring)
     keyring.add(token, Principal(CONTROL_NAME, scopes=ALL_SCOPES))
     return keyring
 
@@ -261,22 +372,36 @@ def make_keyring(
 def load_configs(options: StartOptions, environment: Environment) -> dict[str, Config]:
     """The configs that were named, by name, in order; with `autoload` every other of the home behind them.
 
+    A name that no config has may be that of a model of the library.
+
     Raises:
         ConfigError: one cannot be used, none was named, or two have one name.
     """
     home_names = environment.home.config_names()
-    is_all = options.autoload or options.is_on_demand
-    names = list(dict.fromkeys([*options.configs, *(home_names if is_all else [])]))
-    if not names and not options.is_on_demand:
+    names = list(dict.fromkeys([*options.configs, *(home_names if options.autoload else [])]))
+    if not names:
         known = ", ".join(home_names) or "none yet; 'hugind config demo' makes one"
         raise ConfigError("no config was named", hint=f"configs: {known}; or use --autoload")
     configs: dict[str, Config] = {}
     for given in names:
-        name, path = find_config(given, environment.home)
+        name, config = _find_model(given, environment.home)
         if name in configs:
             raise ConfigError(f"two configs are called '{name}'", hint="rename one of the files")
-        configs[name] = load_config(path)
+        configs[name] = config
     return configs
+
+
+def _find_model(given: str, home: Home) -> tuple[str, Config]:
+    """A config by its file or its name, `NAME.gguf` too; else a model of the library by any of its names."""
+    if not given.endswith((".yml", ".yaml")) and not ("/" in given and Path(given).expanduser().is_file()):
+        if (known := match_name(given, home.config_names())) is not None:
+            return known, load_config(home.config(known))
+        models = _find_all(home, load_settings(home))
+        names = {other: name for name, others in models.other_names.items() for other in (name, *others)}
+        if (found := match_name(given, names)) is not None:
+            return names[found], models.configs[names[found]]
+    name, path = find_config(given, home)
+    return name, load_config(path)
 
 
 def choose_address(
@@ -284,13 +409,23 @@ def choose_address(
 ) -> Address:
     """Flag, else environment, else the configs' own where they agree, else settings, else 127.0.0.1:8080.
 
+    On demand OLLAMA_HOST and OLLAMA_LOCAL_PORT come before the rest of the environment, the port is 11434 where nobody
+    says, and configs that disagree have no say: they say where they listen when they are started alone.
+
     Raises:
-        ConfigError: configs that are started together name different addresses.
+        ConfigError: configs that are started together name different addresses; OLLAMA_HOST is no address.
     """
     hosts = {config.server.host for config in configs.values()} - {None}
     ports = {config.server.port for config in configs.values()} - {None}
-    host = options.host or environment.host
-    port = options.port if options.port is not None else environment.port
+    host, port, default_port = environment.host, environment.port, DEFAULT_PORT
+    if options.is_on_demand:
+        ollama_host, ollama_port = parse_listen(environment.ollama_host or "")
+        ollama_port = environment.ollama_port if ollama_port is None else ollama_port
+        host, port = ollama_host or host, port if ollama_port is None else ollama_port
+        hosts, ports = hosts if len(hosts) == 1 else set(), ports if len(ports) == 1 else set()
+        default_port = ON_DEMAND_PORT
+    host = options.host or host
+    port = options.port if options.port is not None else port
     if (host is None and len(hosts) > 1) or (port is None and len(ports) > 1):
         named = ", ".join(f"{name} {c.server.host or ''}:{c.server.port or ''}" for name, c in configs.items())
         raise ConfigError(f"the configs name different addresses ({named})", hint="say which: --host and --port")
@@ -300,9 +435,27 @@ def choose_address(
         port = next(iter(ports), None)
     if port is None:
         port = settings.port
-    if port is None:
-        port = ON_DEMAND_PORT if options.is_on_demand else DEFAULT_PORT
-    return Address(host, port)
+    return Address(host, default_port if port is None else port)
+
+
+def parse_listen(text: str) -> tuple[str | None, int | None]:
+    """Host and port of OLLAMA_HOST: `host`, `host:port`, `:port` or a URL, whose path has no say. None: not said.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    rest = text.rpartition("://")[2]
+    try:
+        ipaddress.IPv6Address(rest)
+    except ValueError:
+        pass
+    else:
+        return rest, None
+    try:
+        parts = urlsplit(f"//{rest}")
+        return parts.hostname, parts.port
+    except ValueError:
+        raise ConfigError(f"OLLAMA_HOST is no address to listen on: {text!r}", hint="as 127.0.0.1:11434") from None
 
 
 def require_key_beyond_loopback(address: Address, keyring: Keyring) -> None:
@@ -322,7 +475,7 @@ def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host in LOOPBACK_NAMES
+        return host == "localhost"
 
 
 def require_key_for_each(configs: Iterable[str], keyring: Keyring) -> None:

@@ -56,6 +56,17 @@ async def find_scope(keeper: Keeper, exchange: Exchange, owner: Owner) -> Scope:
         return await keeper.scope(owner, asker_of(exchange))
 
 
+async def await_engine(leases: Leases, exchange: Exchange) -> None:
+    """Wait until an engine is loaded, not for one of its slots.
+
+    Raises:
+        ApiError, ClientGone: as `take_slot`.
+    """
+    async with _watched(exchange):
+        exchange.begin_wait()
+        await leases.until_ready(asker_of(exchange))
+
+
 async def take_turn(
     keeper: Keeper, exchange: Exchange, path: str, request: dict[str, Any], answer: Answer, talk: Talk
 ) -> None:

@@ -81,7 +81,7 @@ write_config() {
 LLAMA_API_KEY=$key
 LLAMA_SERVER_HOST=127.0.0.1
 LLAMA_SERVER_PORT=8000
-# A config of the hugind home (see: hugind config list), or several: LLAMA_MODEL="one two"
+# What is served: see ./console.sh models; ./console.sh start NAME changes it. Or several: LLAMA_MODEL="one two"
 LLAMA_MODEL=demo
 # 1: nobody is served without a key, and the gateway listens on LLAMA_PROXY_PORT instead of LLAMA_SERVER_PORT. Users and
 # their keys: ./bin/user_management_cli.sh

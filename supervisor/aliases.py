@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from hugind.supervisor.alias_parameters import check_parameters
 from hugind.supervisor.errors import ConfigError, HugindError
-from hugind.supervisor.paths import Home, write_private
+from hugind.supervisor.paths import FILE_MODE, Home, write_private
 
 ALIAS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,2}(:[A-Za-z0-9][A-Za-z0-9._-]*)?")
 """As Ollama names models: [host/][namespace/]model[:tag]. Never a path."""
 MAX_NAME = 128
 LOCK_S = 10
+ROLES = ("system", "user", "assistant", "tool")
 
 
 class Alias(BaseModel):
@@ -32,12 +34,47 @@ class Alias(BaseModel):
     parameters: dict[str, Any] = Field(default={})
     """By Ollama's names (`num_predict`, `repeat_penalty`, `stop` ...): for requests that do not say."""
     messages: tuple[dict[str, Any], ...] = ()
-    """Put before the messages of every conversation, behind the system message."""
+    """Put before the messages of every conversation, behind the system message. Of each, its role and its text."""
     quantization: Literal["8bit", "4bit"] | None = None
     """What was asked for when the file was chosen."""
     license: str | None = None
     created_at: float = 0.0
     """Unix seconds."""
+
+    @field_validator("parameters")
+    @classmethod
+    def _known_parameters(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return check_parameters(given)
+
+    @field_validator("messages")
+    @classmethod
+    def _readable_messages(cls, given: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        for message in given:
+            if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
+                raise ValueError(f"a message needs a role ({', '.join(ROLES)}) and a text as its content")
+        return tuple({"role": message["role"], "content": message["content"]} for message in given)
+
+    def derive(
+        self,
+        *,
+        system: str | None = None,
+        parameters: dict[str, Any] | None = None,
+        messages: Sequence[dict[str, Any]] | None = None,
+        license: str | None = None,  # noqa: A002 - the name of the field
+    ) -> Alias:
+        """Another alias of the same model: what is said takes the place of what this one says, parameters one by one.
+
+        Raises:
+            ValueError: a parameter or a message cannot be used.
+        """
+        said = {
+            "system": system or self.system,
+            "parameters": {**self.parameters, **check_parameters(parameters or {})},
+            "messages": tuple(messages or self.messages),
+            "license": license or self.license,
+        }
+        kept = {"model": self.model, "quantization": self.quantization}
+        return Alias.model_validate(kept | said)
 
 
 class AliasError(HugindError):
@@ -47,9 +84,11 @@ class AliasError(HugindError):
 class Aliases:
     """The aliases of a home, read again whenever the file has changed. Blocks on the disk, for a small file."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, lock_s: float = LOCK_S) -> None:
+        """`lock_s`: how long another process that changes them is waited for."""
         self._path = home.aliases
-        self._seen: tuple[int, int] | None = None
+        self._lock_s = lock_s
+        self._seen: tuple[int, int, int] | None = None
         self._known: dict[str, Alias] = {}
 
     def all(self) -> dict[str, Alias]:
@@ -63,7 +102,7 @@ class Aliases:
         except FileNotFoundError:
             self._seen, self._known = None, {}
             return {}
-        seen = stat.st_mtime_ns, stat.st_size
+        seen = stat.st_mtime_ns, stat.st_size, stat.st_ino
         if seen != self._seen:
             self._known, self._seen = self._read(), seen
         return dict(self._known)
@@ -80,7 +119,8 @@ class Aliases:
         """Make an alias, or another one in its place.
 
         Raises:
-            AliasError: nothing can be called so.
+            AliasError: nothing can be called so, it holds half a character (a surrogate without the other), or
+                another process does not let go of the file.
             ConfigError: as `all`.
         """
         check_alias_name(name)
@@ -91,34 +131,52 @@ class Aliases:
         """Forget an alias.
 
         Raises:
-            AliasError: there is none of this name.
+            AliasError: there is none of this name, or as `put`.
             ConfigError: as `all`.
         """
-        if name not in self.all():
-            raise AliasError(f"there is no alias '{name}'", hint="hugind alias list")
-        self._change(lambda known: known.pop(name, None))
 
-    def _change(self, change: Callable[[dict[str, Alias]], object]) -> None:
+        def forget(known: dict[str, Alias]) -> None:
+            if known.pop(name, None) is None:
+                raise AliasError(f"there is no alias '{name}'", hint="hugind alias list")
+
+        self._change(forget)
+
+    def _change(self, change: Callable[[dict[str, Alias]], None]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._path.with_suffix(".lock"), timeout=LOCK_S):
-            self._seen = None
-            known = self.all()
-            change(known)
-            plain = {name: known[name].model_dump(exclude_defaults=True) for name in sorted(known)}
-            write_private(self._path, json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
-            self._seen = None
+        try:
+            with FileLock(self._path.with_suffix(".lock"), timeout=self._lock_s, mode=FILE_MODE):
+                known = self._read() if self._path.exists() else {}
+                change(known)
+                plain = {name: known[name].model_dump(exclude_defaults=True) for name in sorted(known)}
+                write_private(self._path, json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
+        except UnicodeEncodeError:
+            raise AliasError("half a character cannot be kept") from None
+        except Timeout:
+            raise AliasError(f"another process does not let go of {self._path}") from None
 
     def _read(self) -> dict[str, Alias]:
         try:
-            return {
-                str(name): Alias.model_validate(given) for name, given in json.loads(self._path.read_text()).items()
-            }
-        except (ValueError, AttributeError, ValidationError) as error:
-            first = error.errors()[0] if isinstance(error, ValidationError) else None
-            key = ".".join(map(str, first["loc"])) if first else None
-            raise ConfigError(
-                first["msg"] if first else str(error), path=self._path, key=key, hint="correct it, or remove the file"
-            ) from None
+            given = json.loads(self._path.read_bytes())
+        except ValueError as error:
+            line = error.lineno if isinstance(error, json.JSONDecodeError) else None
+            raise self._spoiled(str(error), line=line) from None
+        if not isinstance(given, dict):
+            raise self._spoiled("it is no JSON object")
+        return {name: self._parse(name, alias) for name, alias in given.items()}
+
+    def _parse(self, name: str, given: Any) -> Alias:
+        try:
+            check_alias_name(name)
+            return Alias.model_validate(given)
+        except AliasError as error:
+            raise self._spoiled(error.message, key=name) from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, (name, *first["loc"])))
+            raise self._spoiled(first["msg"].removeprefix("Value error, "), key=where) from None
+
+    def _spoiled(self, what: str, *, line: int | None = None, key: str | None = None) -> ConfigError:
+        return ConfigError(what, path=self._path, line=line, key=key, hint="correct it, or remove the file")
 
 
 def check_alias_name(name: str) -> None:

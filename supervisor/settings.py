@@ -53,6 +53,16 @@ class UsageSettings(_Section):
     retention_days: int = Field(0, ge=0, description="Rows are removed after so many days; 0: never. Sums stay.")
 
 
+class ResponseSettings(_Section):
+    """What is kept of the Responses API: answers that clients go on from, and conversations."""
+
+    retention_days: int = Field(
+        30,
+        ge=0,
+        description="Responses are removed after so many days, conversations when unused for so long; 0: never.",
+    )
+
+
 class GroupSettings(_Section):
     """Configs that may not all be loaded at the same time."""
 
@@ -78,6 +88,11 @@ class FleetSettings(_Section):
     preload: tuple[str, ...] = Field((), description="Loaded at the start, as far as they fit, in this order.")
     pinned: tuple[str, ...] = Field((), description="Once loaded they stay.")
     groups: dict[str, GroupSettings] = Field({}, description="Which may not be loaded together, by a name of yours.")
+    watch: bool | None = Field(
+        None,
+        description="Reload by itself when configs, these settings or the library change. None: `hugind serve` does, "
+        "`hugind server start` does not.",
+    )
 
 
 class LibrarySettings(_Section):
@@ -103,6 +118,7 @@ class Settings(_Section):
     access: AccessSettings = AccessSettings()
     limits: LimitSettings = LimitSettings()
     usage: UsageSettings = UsageSettings()
+    responses: ResponseSettings = ResponseSettings()
     fleet: FleetSettings = FleetSettings()
     library: LibrarySettings = LibrarySettings()
     origins: tuple[str, ...] = Field(
@@ -137,13 +153,17 @@ class Environment:
     """OLLAMA_MAX_LOADED_MODELS; 0: as many as fit."""
     hf_token: SecretStr | None = None
     """HF_TOKEN; beats the settings."""
+    client_key: SecretStr | None = None
+    """HUGIND_API_KEY: as whom commands ask a server."""
+    ollama_key: SecretStr | None = None
+    """OLLAMA_API_KEY: the same, where nothing else says."""
 
 
 DEFAULT_PROXY_PORT = 8001
 
 
 def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
-    """What `HUGIND_HOME`, `DATABASE_URL`, `POSTGRES_AUTH_*`, `LLAMA_*`, `OLLAMA_*` and `HF_TOKEN` say.
+    """What `HUGIND_HOME`, `HUGIND_API_KEY`, `DATABASE_URL`, `POSTGRES_AUTH_*`, `LLAMA_*`, `OLLAMA_*`, `HF_TOKEN` say.
 
     With `LLAMA_PROXY_ENABLED` the gateway listens on `LLAMA_PROXY_HOST` (else `LLAMA_SERVER_HOST`) and
     `LLAMA_PROXY_PORT` (8001). Empty counts as not set.
@@ -161,10 +181,10 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
     window_s = given.number("LLAMA_PROXY_RATE_WINDOW_SECONDS", "a number of seconds", 86400)
     if window_s == 0:
         raise ConfigError("LLAMA_PROXY_RATE_WINDOW_SECONDS must be at least 1")
-    key, database_url = given.text("LLAMA_API_KEY"), given.text("DATABASE_URL") or _postgres_url(given)
+    database_url = given.text("DATABASE_URL") or _postgres_url(given)
     return Environment(
         home=Home(Path(given.text("HUGIND_HOME") or "~/.hugind").expanduser().absolute()),
-        api_key=SecretStr(key) if key else None,
+        api_key=given.secret("LLAMA_API_KEY"),
         host=host,
         port=port,
         needs_key=is_proxy,
@@ -176,7 +196,9 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
         origins=tuple(part.strip() for part in (given.text("OLLAMA_ORIGINS") or "").split(",") if part.strip()),
         keep_alive=given.text("OLLAMA_KEEP_ALIVE"),
         max_loaded=given.number("OLLAMA_MAX_LOADED_MODELS", "a number of models", 10**6),
-        hf_token=SecretStr(token) if (token := given.text("HF_TOKEN")) else None,
+        hf_token=given.secret("HF_TOKEN"),
+        client_key=given.secret("HUGIND_API_KEY"),
+        ollama_key=given.secret("OLLAMA_API_KEY"),
     )
 
 
@@ -188,6 +210,10 @@ class _Given:
 
     def text(self, name: str) -> str | None:
         return self.variables.get(name, "").strip() or None
+
+    def secret(self, name: str) -> SecretStr | None:
+        text = self.text(name)
+        return SecretStr(text) if text else None
 
     def number(self, name: str, what: str, most: int) -> int | None:
         text = self.text(name)

@@ -34,6 +34,8 @@ class Spawn:
         """Ever, by turns; a number that moves is a sign of life."""
         self.has_exited = False
         """The process is gone and its last words are in the log."""
+        self.template_takes: frozenset[str] | None = None
+        """What its chat template can render (`Props.template_takes`); known once the worker is ready."""
         self._log = log
         self._folder = folder
         self._watch = tasks.start(self._await_exit(on_exit), f"exit of {process.pid}")

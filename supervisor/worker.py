@@ -6,8 +6,8 @@
                   v        |
                 failed <---+       a start that was refused, or a crash loop
 
-`Worker.run` is the one task that moves it. Everybody else reads `state`, asks with `stop` or `restart`, and hears of
-every move through `on_change`.
+`Worker.run` is the one task that moves it. Everybody else reads `state`, asks with `stop`, `restart`, `unload`, `load`
+or `retire`, and hears of every move through `on_change`. One that is not wanted waits in `stopped` until it is.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from hugind.supervisor.llama.binary import EngineBinary
 from hugind.supervisor.llama.client import WorkerClient
 from hugind.supervisor.llama.command import Endpoint, TcpEndpoint, UnixEndpoint, build_flags
 from hugind.supervisor.models.family import Family, family_of
-from hugind.supervisor.models.gguf import GgufError, read_header
+from hugind.supervisor.models.gguf import GgufError
+from hugind.supervisor.models.library import described
 from hugind.supervisor.paths import DIRECTORY_MODE, Home
 from hugind.supervisor.restart import GiveUp, RestartPolicy, decide
 from hugind.supervisor.run_folder import RunFolder
@@ -117,6 +118,8 @@ class Worker:
         self._deaths: list[float] = []
         self._generation = 0
         self._in_flight = 0
+        self._is_wanted = True
+        self._is_retired = False
         self._stop_asked = False
         self._restart_asked = False
         self._nudge = asyncio.Event()
@@ -159,13 +162,40 @@ class Worker:
         self._restart_asked = True
         self._nudge.set()
 
+    def unload(self) -> None:
+        """Ask it to be gone until `load`: running turns are waited for, however long. Safe to call twice."""
+        self._is_wanted = False
+        self._nudge.set()
+
+    def retire(self) -> None:
+        """Ask for the end as `stop`, but wait for running turns as `unload`. Safe to call twice."""
+        self._is_retired = True
+        self.unload()
+
+    def load(self) -> None:
+        """Ask it to be there: one that is leaving returns after that, one that failed tries again."""
+        if self.state is WorkerState.FAILED:
+            self._restart_asked = True
+        self._is_wanted = True
+        self._nudge.set()
+
+    @property
+    def has_given_up(self) -> bool:
+        """It failed, and nobody has asked for anything since."""
+        return self.state is WorkerState.FAILED and not self._is_asked()
+
     # ---- the single writer
 
     async def run(self) -> None:
-        """Keep one llama-server alive until `stop`. Whatever way it is left, its process is gone."""
+        """Keep one llama-server alive until `stop` or `retire`. Whatever way it is left, its process is gone."""
         try:
-            while not self._stop_asked:
+            while not self._must_end():
                 self._restart_asked = False
+                if not self._is_wanted:
+                    self._move(WorkerState.STOPPED, None)
+                    self._deaths.clear()
+                    await self._until(lambda: self._must_end() or self._is_wanted, None)
+                    continue
                 try:
                     await self._live_once()
                 except Exception as error:
@@ -188,7 +218,7 @@ class Worker:
             ended = await self._serve(spawn)
         finally:
             await self._end(spawn, ended)
-        if self._stop_asked:
+        if self._stop_asked or not self._is_wanted:
             return None
         match ended:
             case EngineStartError():
@@ -205,13 +235,26 @@ class Worker:
         if ended is None and not self._is_asked():
             self._move(WorkerState.READY, None)
             logger.info("%s/%d is ready, pid %d", self.name, self.index, spawn.process.pid)
-            ended = await self._watch(spawn)
+            ended = await self._watch(spawn, lambda: self._is_over(spawn))
         if ended is None:
             self._move(WorkerState.DRAINING, None)
-            await self._until(lambda: self._in_flight == 0 or spawn.has_exited, self._config.engine.drain_s)
+            await self._drain(spawn)
             if self._before_end is not None and not spawn.has_exited:
                 await self._say_goodbye(self._before_end(self, spawn))
         return ended
+
+    async def _drain(self, spawn: Spawn) -> None:
+        """Let running turns finish: for `drain_s` when it is stopped or restarted, else however long they take."""
+
+        def is_drained() -> bool:
+            return self._in_flight == 0 or spawn.has_exited
+
+        def must_hurry() -> bool:
+            return self._stop_asked or self._restart_asked
+
+        if not must_hurry():
+            await self._watch(spawn, lambda: is_drained() or must_hurry())
+        await self._until(is_drained, self._config.engine.drain_s)
 
     async def _say_goodbye(self, last_words: Coroutine[Any, Any, None]) -> None:
         goodbye = tasks.start(last_words, f"last saves of {self.name}")
@@ -254,7 +297,7 @@ class Worker:
 
     def _family(self) -> Family:
         try:
-            header = read_header(self._config.path_of(self._config.model.model_path, self._home))
+            header = described(self._config.path_of(self._config.model.model_path, self._home)).header
         except (GgufError, OSError):
             return Family.ATTENTION  # the engine will say what is wrong with the file
         return family_of(header.values, header.architecture)
@@ -288,6 +331,7 @@ class Worker:
             return EngineStartError(f"something answers at the worker's address, but not as ours: {error}")
         if props is None:
             return None
+        spawn.template_takes = props.template_takes
         if props.model_path != wanted or props.model_alias != self.name:
             return EngineStartError(f"another server answers at the worker's address: it serves {props.model_path}")
         if props.total_slots != self._config.server.max_slots:
@@ -296,14 +340,14 @@ class Worker:
             )
         return None
 
-    async def _watch(self, spawn: Spawn) -> str | None:
-        """Look after a ready worker. Returns its death in words, or None when asked to stop or restart."""
+    async def _watch(self, spawn: Spawn, is_over: Callable[[], bool]) -> str | None:
+        """Look after a worker until `is_over`. Returns its death in words, or None if it lives."""
         engine = self._config.engine
         watch = HangWatch(_see(spawn, has_answered=True), engine.probe_failures, engine.compute_stall_s)
-        while not await self._until(lambda: self._is_over(spawn), engine.probe_interval_s):
+        while not await self._until(is_over, engine.probe_interval_s):
             has_answered = True
             try:
-                await self._ask(spawn, spawn.client.slots(engine.probe_timeout_s))
+                await self._ask(spawn, spawn.client.slots(engine.probe_timeout_s), is_over)
             except WorkerUnreachable as error:
                 has_answered = False
                 logger.warning("%s/%d gave no answer to a look: %s", self.name, self.index, error.message)
@@ -348,18 +392,24 @@ class Worker:
                 if await self._until(self._is_asked, again.delay_s):
                     self._deaths.clear()
 
+    def _must_end(self) -> bool:
+        return self._stop_asked or self._is_retired
+
     def _is_asked(self) -> bool:
-        return self._stop_asked or self._restart_asked
+        return self._stop_asked or self._restart_asked or not self._is_wanted
 
     def _is_over(self, spawn: Spawn) -> bool:
         return spawn.has_exited or self._is_asked()
 
-    async def _ask(self, spawn: Spawn, question: Coroutine[Any, Any, Answer]) -> Answer | None:
+    async def _ask(
+        self, spawn: Spawn, question: Coroutine[Any, Any, Answer], is_over: Callable[[], bool] | None = None
+    ) -> Answer | None:
         """The answer; or None as soon as it does not matter any more, so that a worker that hangs holds nobody up."""
+        is_over = is_over or (lambda: self._is_over(spawn))
         answer = tasks.start(question, f"question to {spawn.process.pid}")
         answer.add_done_callback(lambda _: self._nudge.set())
         try:
-            await self._until(lambda: answer.done() or self._is_over(spawn), None)
+            await self._until(lambda: answer.done() or is_over(), None)
             return answer.result() if answer.done() else None
         finally:
             if not answer.done():

@@ -22,6 +22,7 @@ from hugind.proxy.access.keys import NewKey, is_key_id, make_key
 from hugind.proxy.access.principal import USER_SCOPES
 from hugind.proxy.records.audit import Actor, record
 from hugind.proxy.records.database import Database
+from hugind.proxy.records.responses import forget_all
 from hugind.proxy.records.schema import keys, revisions, users
 
 __all__ = ["AccountError", "Accounts", "Actor", "Conflict", "Invalid", "Key", "NotFound", "User"]
@@ -145,7 +146,9 @@ class Accounts:
             return await self._user(connection, username)
 
     async def delete_user(self, actor: Actor, username: str) -> None:
-        """Revoke a user's keys and remove the user. The row stays, so that nobody is given the name again.
+        """Revoke a user's keys and remove the user, with the responses and conversations that are kept of them.
+
+        The row stays, so that nobody is given the name again.
 
         Raises:
             NotFound: nobody has the name.
@@ -157,6 +160,7 @@ class Accounts:
             ids = (await connection.scalars(select(keys.c.id).where(good).order_by(keys.c.id))).all()
             await connection.execute(keys.update().where(good).values(revoked_at=now))
             await connection.execute(users.update().where(users.c.id == user.id).values(deleted_at=now))
+            await forget_all(connection, username)
             await record(connection, actor, "user.delete", username, {"revoked_keys": list(ids)})
 
     async def create_key(

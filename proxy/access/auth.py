@@ -16,7 +16,6 @@ from hugind.proxy.exchange import Exchange
 from hugind.proxy.sessions.talks import CHAT_HEADER
 
 MAX_END_USER = 256
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 class Keyring:
@@ -79,9 +78,8 @@ class Doorman:
         """The principal of a request: `Authorization: Bearer`, `x-api-key`, Basic with the key as password, the path.
 
         Raises:
-            ApiError: 401 without a valid key; 403 for one that is not to be used from there, or where no key is needed
-                but the request comes from a web page or under another name than this machine's; 429 or 503 where the
-                key cannot be looked up now.
+            ApiError: 401 without a valid key; 403 for one that is not to be used from there; 429 or 503 where the key
+                cannot be looked up now.
         """
         key = _presented(exchange)
         if key is not None:
@@ -93,7 +91,6 @@ class Doorman:
                     _refuse_other_networks(exchange, principal)
                 return principal
         if self.is_open:
-            _refuse_foreign_pages(exchange)
             return ANONYMOUS
         if key is None:
             raise ApiError(
@@ -157,23 +154,6 @@ def _refuse_other_networks(exchange: Exchange, principal: Principal) -> None:
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     if not any((mapped or address) in network for network in principal.networks):
         raise ApiError(403, f"this API key is not to be used from {address}", code="network_refused")
-
-
-def _refuse_foreign_pages(exchange: Exchange) -> None:
-    """Without keys, a page in a browser must not reach us: not by its own origin, not by a name rebound to loopback."""
-    host = (exchange.header(b"host") or b"").decode("latin-1")
-    if host and _host_name(host) not in LOOPBACK_NAMES:
-        raise ApiError(403, f"no key is configured, and '{host}' is not a name of this machine", code="host_refused")
-    origin = (exchange.header(b"origin") or b"").decode("latin-1")
-    if origin and _host_name(origin.partition("://")[2]) not in LOOPBACK_NAMES:
-        raise ApiError(403, f"no key is configured, and pages of '{origin}' may not ask", code="origin_refused")
-
-
-def _host_name(authority: str) -> str:
-    """`name`, `name:port`, `[address]` or `[address]:port` without port and brackets."""
-    if authority.startswith("["):
-        return authority[1:].partition("]")[0]
-    return authority.partition(":")[0].lower()
 
 
 def _both(one: Principal, other: Principal) -> frozenset[str]:

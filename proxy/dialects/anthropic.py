@@ -82,7 +82,8 @@ class MessageStream:
         self._started = True
         self._message_id = _message_id(chunk)
         message = _message(self._message_id, self._model, [], {"stop_reason": None, "stop_sequence": None})
-        return _event("message_start", message={**message, "usage": {**self._usage, "output_tokens": 0}})
+        started = _event("message_start", message={**message, "usage": {**self._usage, "output_tokens": 0}})
+        return started + ping_event()  # as Anthropic's own service does
 
     def _add_text(self, kind: str, delta_type: str, text: str) -> list[bytes]:
         events = [] if self._open == kind else self._open_block(kind, _text_block(kind, ""))

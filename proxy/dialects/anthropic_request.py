@@ -55,7 +55,8 @@ def to_chat(request: dict[str, Any]) -> dict[str, Any]:
     chat |= _translate_metadata(request.get("metadata"))
     chat |= _translate_tools(request.get("tools"), request.get("tool_choice"))
     chat |= _translate_thinking(request.get("thinking"), request.get("chat_template_kwargs"))
-    chat |= _translate_format(request.get("output_config"))
+    if chat.get("tool_choice") != "required":  # the engine would write JSON and call nothing
+        chat |= _translate_format(request.get("output_config"))
     return chat
 
 
@@ -248,19 +249,30 @@ def _translate_tool(tool: object, param: str) -> dict[str, Any]:
 
 
 def _translate_thinking(thinking: object, kwargs: object) -> dict[str, Any]:
-    """A switch only: the token budget is the client's hint, and a template knows no budget."""
+    """A switch for the template, and a budget that the engine keeps where the model thinks between marks it knows."""
+    budget: dict[str, Any] = {}
     match thinking:
         case None:
             return {}
-        case {"type": "enabled" | "adaptive" | "between_tools"}:
+        case {"type": "enabled" | "adaptive" | "between_tools", **rest}:
             enabled = True
+            budget = _translate_budget(rest.get("budget_tokens"))
         case {"type": "disabled"}:
             enabled = False
         case _:
             raise DialectError("thinking.type: must be 'enabled', 'adaptive' or 'disabled'", "thinking.type")
     if not isinstance(kwargs, dict | None):
         raise DialectError("chat_template_kwargs: must be an object", "chat_template_kwargs")
-    return {"chat_template_kwargs": {**(kwargs or {}), "enable_thinking": enabled}}
+    return {**budget, "chat_template_kwargs": {**(kwargs or {}), "enable_thinking": enabled}}
+
+
+def _translate_budget(tokens: object) -> dict[str, Any]:
+    if tokens is None:
+        return {}
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
+        message = "thinking.budget_tokens: must be an integer of at least 1"
+        raise DialectError(message, "thinking.budget_tokens")
+    return {"thinking_budget_tokens": tokens}
 
 
 def _translate_format(output_config: object) -> dict[str, Any]:

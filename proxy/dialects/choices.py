@@ -5,6 +5,7 @@ The engine makes them on further slots, whoever those belong to, and wipes these
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -16,8 +17,10 @@ from hugind.proxy.sse import format_event
 class Choices:
     """The answers of one request. Lives as long as it; `begin` before each of them."""
 
-    def __init__(self, wanted: int) -> None:
+    def __init__(self, wanted: int, shape: Callable[[dict[str, Any]], dict[str, Any]] = lambda event: event) -> None:
+        """`shape`: puts an event into the form that the client asked for (`Form.event`)."""
         self._wanted = wanted
+        self._shape = shape
         self._index = -1
         self._id: Any = None
         self._usage: dict[str, Any] = {}
@@ -52,7 +55,7 @@ class Choices:
                     return b""
         for choice in event.get("choices") or ():
             choice["index"] = self._index
-        return format_event(orjson.dumps(event))
+        return format_event(orjson.dumps(self._shape(event)))
 
     def add(self, body: dict[str, Any]) -> None:
         """A whole answer."""

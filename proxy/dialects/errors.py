@@ -16,12 +16,21 @@ _CUT_OFF = {"code": 502, "message": "The engine's answer ended before it was com
 
 
 class DialectError(Exception):
-    """A request that cannot be translated; `param` names the offending field, such as `messages.0.content`."""
+    """A request that cannot be translated; `param` names the offending field, such as `messages.0.content`.
 
-    def __init__(self, message: str, param: str | None = None) -> None:
+    `code`: a word for programs, where the dialect has any.
+    """
+
+    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.code = code
+
+    @classmethod
+    def unsupported(cls, message: str, param: str) -> DialectError:
+        """What is right in the dialect, and cannot be had here."""
+        return cls(message, param, "unsupported_value")
 
 
 class EngineStreamError(Exception):

@@ -2,8 +2,8 @@
 
 The engine is always asked to stream, because a request that does not stream cannot be cancelled. Every assembler is fed
 the decoded `data:` payloads of one stream and lives as long as it; `result` raises EngineStreamError while the stream
-is incomplete, which is how a finished answer is told from a worker that died (`/infill` and `/v1/responses` end without
-`[DONE]`, and a dead worker's stream ends as cleanly).
+is incomplete, which is how a finished answer is told from a worker that died (`/infill` ends without `[DONE]`, and the
+stream of a dead worker ends as cleanly).
 """
 
 from __future__ import annotations
@@ -184,38 +184,6 @@ class CompletionAssembler(_ChoicesAssembler):
             }
             for index in sorted(self._texts)
         ]
-
-
-class ResponsesAssembler:
-    """`/v1/responses`: the last event already holds the whole answer."""
-
-    _FINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
-
-    def __init__(self) -> None:
-        self._response: dict[str, Any] | None = None
-        self.timings: dict[str, Any] | None = None
-        """The engine's timings, which the unstreamed answer leaves out."""
-
-    def feed(self, event: dict[str, Any] | None) -> None:
-        """Add one payload. Raises EngineStreamError if it is an error; None does nothing."""
-        if event is None:
-            return
-        if event.get("type") in self._FINAL:
-            self._response = event["response"]
-            self.timings = event.get("timings")
-            return
-        raise_if_error(event)
-        if event.get("type") == "error":
-            raise EngineStreamError(event)
-
-    def result(self) -> dict[str, Any]:
-        """The whole response object. Raises EngineStreamError if the last event has not come."""
-        if self._response is None:
-            raise EngineStreamError.cut_off()
-        # Only the unstreamed answer says when it was completed; the engine stamps both times at the end.
-        if self._response.get("status") == "completed" and "created_at" in self._response:
-            return {"completed_at": self._response["created_at"], **self._response}
-        return self._response
 
 
 class NativeAssembler:

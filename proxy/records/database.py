@@ -28,7 +28,7 @@ KEEPALIVE_S = 15
 """A connection whose other end says nothing for so long is looked after, and given up as long after that."""
 POOL_SIZE = 5
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration; a test compares it with `migrations/versions`."""
 
 _READS = "hugind_reads"

@@ -1,11 +1,11 @@
-"""Removes rows of usage that are older than somebody wants to keep them. The sums of their days stay."""
+"""Removes what is older than somebody wants to keep it. Of usage, the sums of its days stay."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Column, Table, delete, select
@@ -24,17 +24,21 @@ INTERVAL_S = 86400.0
 RETRY_S = 60.0
 
 
-async def keep_to(database: Database, days: int, clock: Callable[[], float] = time.time) -> None:
+Remove = Callable[[datetime], Awaitable[int]]
+"""Removes what is from before a moment; returns how many rows there were."""
+
+
+async def keep_to(remove: Remove, what: str, days: int, clock: Callable[[], float] = time.time) -> None:
     """Remove what is older than so many days, now and every day from now on. Returns only when it is cancelled."""
     while True:
         try:
-            removed = await remove_older(database, datetime.fromtimestamp(clock(), UTC) - timedelta(days=days))
+            removed = await remove(datetime.fromtimestamp(clock(), UTC) - timedelta(days=days))
         except (DatabaseAway, SQLAlchemyError) as error:
-            logger.warning("usage older than %d days was not removed: %s", days, error)
+            logger.warning("not removed, %s older than %d days: %s", what, days, error)
             await asyncio.sleep(RETRY_S)
             continue
         if removed:
-            logger.info("removed %d rows of usage that were older than %d days", removed, days)
+            logger.info("removed %d rows of %s that were older than %d days", removed, what, days)
         await asyncio.sleep(INTERVAL_S)
 
 

@@ -180,3 +180,49 @@ limit_accounts = Table(
     Column("updated_at", Moment, nullable=False),
 )
 """What users and keys have used up, where gateways share it (`access/limit_database.py`)."""
+
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("owner", String(32), nullable=False),
+    Column("principal", Text, nullable=False, index=True),
+    Column("end_user", String(256)),
+    Column("created_at", Moment, nullable=False, index=True),
+    Column("deleted_at", Moment, index=True),
+    Column("previous_id", String(64), index=True),
+    Column("conversation_id", String(64)),
+    Column("conversation_end", Integer),
+    Column("history_bytes", BigInteger, nullable=False),
+    Column("input", Text, nullable=False),
+    Column("body", Text, nullable=False),
+)
+"""Answers that can be gone on from. `input`: the items that came with the request, `body`: the response; both JSON.
+What was said before is with `previous_id`, or in the conversation before the position `conversation_end`. A deleted one
+stays while others go on from it. `owner`: digest of the principal and of the person that the request named."""
+
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("owner", String(32), nullable=False),
+    Column("principal", Text, nullable=False, index=True),
+    Column("end_user", String(256)),
+    Column("created_at", Moment, nullable=False),
+    Column("used_at", Moment, nullable=False, index=True),
+    Column("notes", Text, nullable=False),
+    Column("next_position", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+)
+"""`notes`: what the client calls metadata, JSON. `size_bytes`: of its items."""
+
+conversation_items = Table(
+    "conversation_items",
+    metadata,
+    Column("conversation_id", String(64), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("id", String(64), nullable=False),
+    Column("body", Text, nullable=False),
+    Index(None, "conversation_id", "id", unique=True),
+)
+"""What was said in a conversation, JSON, in the order of `position`."""

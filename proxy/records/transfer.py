@@ -10,9 +10,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from hugind.proxy.records.database import Database
 from hugind.proxy.records.errors import DatabaseError
-from hugind.proxy.records.schema import audit, contents, keys, requests, revisions, usage_daily, users
+from hugind.proxy.records.schema import (
+    audit,
+    contents,
+    conversation_items,
+    conversations,
+    keys,
+    requests,
+    responses,
+    revisions,
+    usage_daily,
+    users,
+)
 
-TABLES = (users, keys, requests, contents, usage_daily, audit)
+TABLES = (users, keys, requests, contents, usage_daily, audit, responses, conversations, conversation_items)
 """What is copied, in an order that foreign keys allow."""
 BATCH_ROWS = 1000
 
@@ -23,7 +34,7 @@ Progress = Callable[[str, int, int], None]
 
 
 async def transfer(source: Database, target: Database, progress: Progress) -> dict[str, tuple[int, int]]:
-    """Copy users, keys, usage and audit; returns how many rows each table has, there and here.
+    """Copy users, keys, usage, audit and responses; returns how many rows each table has, there and here.
 
     The source is read as it is at the start, and not changed; what others write to it meanwhile is not copied. The
     target is written in one transaction, with its tables locked against other writers: if this is interrupted, nothing

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -373,7 +374,8 @@ class UsageLog:
         # What was written before we know of it counts only once as long as it is there.
         await self._has_caught_up.wait()
         try:
-            await retention.keep_to(self._database, self._retention_days, self._clock)
+            remove = partial(retention.remove_older, self._database)
+            await retention.keep_to(remove, "usage", self._retention_days, self._clock)
         except Exception:
             logger.exception("removing old usage broke; it goes on with the next start")
 

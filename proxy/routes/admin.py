@@ -35,12 +35,31 @@ class Worker(BaseModel):
     log: str
 
 
+class Residency(BaseModel):
+    """Its place in memory."""
+
+    is_loaded: bool
+    """It has processes: ready, loading or ending."""
+    refs: int
+    """Requests that need it just now, waiting ones included."""
+    expires_at: float | None
+    """Unix seconds; null: it stays, or is in use."""
+    ram_bytes: int
+    """By estimate, as it was or would be loaded. 0: not known yet."""
+    vram_bytes: int
+    is_pinned: bool
+    load_s: float | None
+    """How long its last load took."""
+    is_expected: bool
+    """It comes without being asked for, and has not come yet."""
+
+
 class Engine(BaseModel):
     """The workers of one config."""
 
     name: str
     state: str
-    """ready (at least one worker is), loading, draining, failed or stopped."""
+    """ready (at least one worker is), loading, draining, unloaded (it comes when asked for), failed or stopped."""
     task: str
     reason: str | None
     binary: str
@@ -48,6 +67,24 @@ class Engine(BaseModel):
     waiting: int
     """Turns that wait for a slot."""
     free_slots: int
+    residency: Residency
+
+
+class Moved(BaseModel):
+    """What became of an engine that was to be loaded or unloaded."""
+
+    engine: str
+    state: str
+    reason: str | None
+
+
+class Pin(BaseModel, extra="forbid"):
+    pinned: bool
+
+
+class Pinned(BaseModel):
+    engine: str
+    pinned: bool
 
 
 class Restarting(BaseModel):
@@ -116,6 +153,7 @@ def admin_router(gateway: Gateway, reloader: Reloader | None, records: Records) 
                     **asdict(engine.status()),
                     "waiting": gateway.leases(engine).waiting,
                     "free_slots": gateway.leases(engine).free,
+                    "residency": asdict(gateway.fleet.residency(engine)),
                 }
             )
             for engine in gateway.fleet.engines.values()
@@ -141,9 +179,43 @@ def admin_router(gateway: Gateway, reloader: Reloader | None, records: Records) 
     @router.post("/engines/{name}/restart", status_code=202)
     async def restart_engine(name: str, request: Request) -> Restarting:
         """Give every worker of an engine a fresh process; also the way out of `failed`."""
-        gateway.engine_for(name, principal_of(request)).restart()
-        await records.note(actor_of(request), "engine.restart", name)
-        return Restarting(engine=name)
+        engine = gateway.engine_for(name, principal_of(request))
+        engine.restart()
+        await records.note(actor_of(request), "engine.restart", engine.name)
+        return Restarting(engine=engine.name)
+
+    @router.post("/engines/{name}/load")
+    async def load_engine(name: str, request: Request, wait: bool = True) -> Moved:
+        """Load an engine, even if it has just failed; idle ones leave for it. Returns when it is ready or failed.
+
+        `wait=false`: returns at once.
+        """
+        engine = gateway.engine_for(name, principal_of(request))
+        if wait:
+            await gateway.fleet.load(engine.name)
+        else:
+            gateway.fleet.begin_load(engine.name)
+        await records.note(actor_of(request), "engine.load", engine.name)
+        return Moved(engine=engine.name, state=engine.state, reason=engine.reason)
+
+    @router.post("/engines/{name}/unload")
+    async def unload_engine(name: str, request: Request) -> Moved:
+        """Unload an engine, and keep its sessions. Returns when it is gone: its running turns are waited for.
+
+        It comes back as soon as somebody asks for it; those who wait for it now do.
+        """
+        engine = gateway.engine_for(name, principal_of(request))
+        await gateway.fleet.unload(engine.name)
+        await records.note(actor_of(request), "engine.unload", engine.name)
+        return Moved(engine=engine.name, state=engine.state, reason=engine.reason)
+
+    @router.post("/engines/{name}/pin")
+    async def pin_engine(name: str, pin: Pin, request: Request) -> Pinned:
+        """Say whether an engine stays once it is loaded, until the gateway ends. The settings say it for good."""
+        engine = gateway.engine_for(name, principal_of(request))
+        gateway.fleet.pin(engine.name, is_pinned=pin.pinned)
+        await records.note(actor_of(request), "engine.pin", engine.name, {"pinned": pin.pinned})
+        return Pinned(engine=engine.name, pinned=pin.pinned)
 
     if reloader is None:
         return router

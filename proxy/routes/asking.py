@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from hugind.proxy.access.principal import Principal
 from hugind.proxy.admission import admit
 from hugind.proxy.dialects.defaults import add_messages, add_parameters
+from hugind.proxy.dialects.errors import DialectError
+from hugind.proxy.dialects.plain_tools import has_tool_messages, to_plain_messages
 from hugind.proxy.errors import ApiError
 from hugind.proxy.exchange import Exchange
 from hugind.proxy.gateway import Gateway, Target
+from hugind.supervisor.engine import Engine
 from hugind.supervisor.keep_alive import parse_keep_alive
 
 Task = Literal["chat", "embedding", "rerank"]
@@ -64,22 +69,69 @@ async def begin(
 
 
 async def read_request(
-    gateway: Gateway, exchange: Exchange, principal: Principal, *, task: Task | None
+    gateway: Gateway,
+    exchange: Exchange,
+    principal: Principal,
+    *,
+    task: Task | None,
+    take: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[Target, dict[str, Any]]:
-    """The model that a request in the engine's own words means, and its body. It is admitted then.
+    """The model that a request means, and its body. It is admitted then.
 
-    What an alias says is in the request, but for its messages: see `put_before`.
+    What an alias says is in the request, but for its messages: see `put_before`. `take` puts it into the engine's
+    words, and may refuse it (DialectError), before it counts.
 
     Raises:
-        ApiError: as `read_body`, `find_target` and `begin`.
+        ApiError: as `read_body`, `find_target`, `refusing` and `begin`.
     """
     request = await read_body(gateway, exchange, principal)
     target = find_target(gateway, exchange, principal, request.get("model"), task)
     keep_alive = request.pop("keep_alive", None)
     if target.alias is not None and task == "chat":
         add_parameters(request, target.alias.parameters)
+    if take is not None:
+        with refusing():
+            take(request)
     await begin(gateway, exchange, target, request, keep_alive)
     return target, request
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """What a dialect cannot honour is the client's to know.
+
+    Raises:
+        ApiError: 400 instead of a DialectError.
+    """
+    try:
+        yield
+    except DialectError as error:
+        raise ApiError(400, error.message, param=error.param, code=error.code) from None
+
+
+def fit_template(engine: Engine, request: dict[str, Any]) -> None:
+    """Have a chat speak of tools only as far as the template of the engine, which is loaded, knows of any.
+
+    Without, the engine leaves tools out in silence, and calls of them from the messages.
+
+    Raises:
+        ApiError: 400, the request brings tools that could never be called.
+    """
+    takes = template_takes(engine)
+    if takes is None:
+        return
+    if "supports_tools" not in takes and request.get("tools"):
+        if request.get("tool_choice") != "none":
+            raise ApiError(400, f"'{engine.name}' does not support tools", param="tools", code="unsupported_value")
+        del request["tools"]
+    if "supports_tool_calls" not in takes and has_tool_messages(request.get("messages")):
+        request["messages"] = to_plain_messages(request["messages"])
+
+
+def template_takes(engine: Engine) -> frozenset[str] | None:
+    """What the template of a loaded engine can render, as the engine tried; None while that is not known."""
+    told = (worker.spawn.template_takes for worker in engine.workers if worker.spawn is not None)
+    return next((takes for takes in told if takes is not None), None)
 
 
 def put_before(target: Target, messages: Any) -> Any:

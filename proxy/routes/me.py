@@ -43,7 +43,9 @@ def me_router(gateway: Gateway) -> APIRouter:
     @router.delete("/sessions")
     async def forget_mine(request: Request) -> dict[str, list[str]]:
         """Forget all of the caller's conversations. 409 names those in use; the others are gone."""
-        forgotten, busy = await forget_each(own_desks(gateway, principal_of(request)), own_sessions(request))
+        which = own_sessions(request)
+        forgotten, busy = await forget_each(own_desks(gateway, principal_of(request)), which)
+        await gateway.books.responses.forget(which.principal, which.user)
         if busy is not None:
             raise busy
         return {"forgotten": forgotten}

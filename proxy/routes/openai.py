@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,13 +10,19 @@ from typing import Any
 from hugind.proxy.access.auth import believed_header
 from hugind.proxy.access.principal import Principal
 from hugind.proxy.dialects.choices import Choices
+from hugind.proxy.dialects.embeddings import EmbeddingForm
+from hugind.proxy.dialects.errors import EngineStreamError
+from hugind.proxy.dialects.forms import Form, FormStream, PlainForm
 from hugind.proxy.dialects.openai import ChatAssembler, CompletionAssembler, NativeAssembler
+from hugind.proxy.dialects.openai_chat import ChatForm
+from hugind.proxy.dialects.openai_completion import CompletionForm
+from hugind.proxy.dialects.rerank import RerankForm
 from hugind.proxy.errors import ApiError
 from hugind.proxy.exchange import Exchange
-from hugind.proxy.forward import Assembler, assemble, prompt_tokens_of, relay_choice, relay_stream
+from hugind.proxy.forward import Assembler, assemble, prompt_tokens_of, relay_choice, relay_stream, relay_translated
 from hugind.proxy.gateway import Gateway, Handler, Target
 from hugind.proxy.keepalive import keep_alive
-from hugind.proxy.routes.asking import Task, put_before, read_request
+from hugind.proxy.routes.asking import Task, fit_template, put_before, read_request, refusing
 from hugind.proxy.sessions.keeper import Keeper
 from hugind.proxy.sessions.talks import Header, bare_talk, chat_talk, owner_of, text_talk
 from hugind.proxy.sessions.transcript import Scope, Talk
@@ -40,13 +47,15 @@ async def generate(
     assembler: Callable[[dict[str, Any]], Assembler],
     make_talk: MakeTalk,
     prepare: Prepare | None = None,
+    make_form: Callable[[], Form] = PlainForm,
 ) -> None:
     """A request that generates: `stream` decides only how the client gets the answer.
 
     The engine is always asked for a stream, because one that does not stream cannot be cancelled while another slot
     is busy (engine facts, "Clients that leave").
     """
-    target, request = await read_request(gateway, exchange, principal, task="chat")
+    form = make_form()
+    target, request = await read_request(gateway, exchange, principal, task="chat", take=form.take)
     engine = target.engine
     if prepare is not None:
         prepare(target, request)
@@ -60,14 +69,16 @@ async def generate(
         request["stream"] = True
         request["stream_options"] = {"include_usage": True}
     if wanted > 1:
-        await _generate_choices(keeper, exchange, request, talk, wanted, None if is_stream else assembler)
+        await _generate_choices(keeper, exchange, request, talk, wanted, form, None if is_stream else assembler)
         return
 
     async def answer(spawn: Spawn, response: EngineStream) -> None:
-        if is_stream:
+        if not is_stream:
+            await exchange.respond(200, _shaped(form, await assemble(exchange, spawn, response, assembler(request))))
+        elif form.is_plain:
             await relay_stream(exchange, spawn, response)
         else:
-            await exchange.respond(200, await assemble(exchange, spawn, response, assembler(request)))
+            await relay_translated(exchange, spawn, response, FormStream(form))
 
     await take_turn(keeper, exchange, exchange.scope["path"], request, answer, talk)
 
@@ -78,18 +89,19 @@ async def _generate_choices(
     request: dict[str, Any],
     talk: Talk,
     wanted: int,
+    form: Form,
     assembler: Callable[[dict[str, Any]], Assembler] | None,
 ) -> None:
     """Several answers to one request, each a turn of its own: streamed as they come, or joined by an assembler."""
     if talk.is_kept:
         raise ApiError(400, "a history that is kept here goes on with one answer: leave n out", param="n")
-    choices = Choices(wanted)
+    choices = Choices(wanted, form.event)
 
     async def answer(spawn: Spawn, response: EngineStream) -> None:
         if assembler is None:
             await relay_choice(exchange, spawn, response, choices)
         else:
-            choices.add(await assemble(exchange, spawn, response, assembler(request)))
+            choices.add(_shaped(form, await assemble(exchange, spawn, response, assembler(request))))
 
     session = None
     for _ in range(wanted):
@@ -103,16 +115,30 @@ async def _generate_choices(
         await exchange.respond(200, choices.result())
 
 
+def _shaped(form: Form, body: Any) -> Any:
+    try:
+        return form.body(body)
+    except EngineStreamError as error:
+        raise ApiError(error.status, error.message, code=error.type) from None
+
+
 async def chat(gateway: Gateway, exchange: Exchange, principal: Principal) -> None:
     """`/v1/chat/completions`."""
 
     def make_talk(scope: Scope, header: Header, request: dict[str, Any]) -> Talk:
         keeper = gateway.keeper(gateway.fleet.engines[scope.engine])
+        fit_template(keeper.engine, request)
         request["messages"] = keeper.system_prompt.put_before(request.get("messages"))
         return chat_talk(scope, header, request, history=keeper.engine.config.chat.history)
 
     await generate(
-        gateway, exchange, principal, assembler=lambda _: ChatAssembler(), make_talk=make_talk, prepare=prepare_chat
+        gateway,
+        exchange,
+        principal,
+        assembler=lambda _: ChatAssembler(),
+        make_talk=make_talk,
+        prepare=prepare_chat,
+        make_form=ChatForm,
     )
 
 
@@ -121,20 +147,25 @@ def prepare_chat(target: Target, request: dict[str, Any]) -> None:
     request["messages"] = put_before(target, request.get("messages"))
 
 
-def prepare_responses(target: Target, request: dict[str, Any]) -> None:
-    """An alias's system prompt stands for instructions that are not given."""
-    if target.alias is not None and target.alias.system is not None and not request.get("instructions"):
-        request["instructions"] = target.alias.system
-
-
-async def compute(gateway: Gateway, exchange: Exchange, principal: Principal, *, task: Task) -> None:
+async def compute(
+    gateway: Gateway,
+    exchange: Exchange,
+    principal: Principal,
+    *,
+    task: Task,
+    make_form: Callable[[], EmbeddingForm | RerankForm],
+) -> None:
     """A request that is answered in one piece by an engine made for it."""
-    target, request = await read_request(gateway, exchange, principal, task=task)
+    form = make_form()
+    target, request = await read_request(gateway, exchange, principal, task=task, take=form.take)
 
     async def answer(_: Spawn, response: EngineStream) -> None:
         body = await response.read()
         exchange.heard_upstream()
         exchange.prompt_tokens = prompt_tokens_of(body)
+        if not form.is_plain:
+            with refusing():
+                body = await asyncio.to_thread(form.answer, body)  # thousands of vectors take seconds
         await exchange.respond(200, body)
 
     await take_slot(gateway.leases(target.engine), exchange, exchange.scope["path"], request, answer)
@@ -185,11 +216,14 @@ def count_prompts(request: dict[str, Any]) -> int:
 ROUTES: dict[str, Handler] = {
     "/v1/chat/completions": chat,
     "/v1/completions": partial(
-        generate, assembler=lambda request: CompletionAssembler(count_prompts(request)), make_talk=text_talk
+        generate,
+        assembler=lambda request: CompletionAssembler(count_prompts(request)),
+        make_talk=text_talk,
+        make_form=CompletionForm,
     ),
     "/infill": partial(generate, assembler=lambda _: NativeAssembler(), make_talk=bare_talk),
-    "/v1/embeddings": partial(compute, task="embedding"),
-    "/v1/rerank": partial(compute, task="rerank"),
+    "/v1/embeddings": partial(compute, task="embedding", make_form=EmbeddingForm),
+    "/v1/rerank": partial(compute, task="rerank", make_form=RerankForm),
     "/tokenize": count,
     "/detokenize": count,
 }

@@ -59,7 +59,10 @@ def sessions_router(gateway: Gateway, records: Records) -> APIRouter:
 
 
 async def forget_sessions_of(gateway: Gateway, principal: str) -> int:
-    """Forget what a principal has with the engines that are served; returns how many. Those in use are left: logged."""
+    """Forget what a principal has with the engines that are served; returns how many. Those in use are left: logged.
+
+    What is kept of its responses is forgotten with the user (`Accounts.delete_user`).
+    """
     forgotten, busy = await forget_each(all_desks(gateway), Which(principal))
     if busy is not None:
         logger.warning("sessions of %s: %s", principal, busy.message)
@@ -110,6 +113,8 @@ def _admin_router(gateway: Gateway, records: Records) -> APIRouter:
         if user is not None and all:
             raise ApiError(400, "user=NAME or all=true, not both", param="all")
         forgotten, busy = await forget_each(_desks(gateway, engine, request), Which(principal, user))
+        if engine is None:
+            await gateway.books.responses.forget(principal, user)
         which = {"user": user, "principal": principal, "engine": engine, "is_complete": busy is None}
         await records.note(actor_of(request), "session.forget_all", user or "all", which)
         if busy is not None:
@@ -172,7 +177,8 @@ def _admin_router(gateway: Gateway, records: Records) -> APIRouter:
         with desk.upload() as file:
             await _receive(request, file, desk.max_import_bytes)
             try:
-                imported = await desk.bring_in(file, owner)
+                with gateway.fleet.use(gateway.engine_for(engine, principal_of(request))):
+                    imported = await desk.bring_in(file, owner)
             except OSError as error:
                 raise ApiError(507, f"the session cannot be written: {error.strerror or error}") from error
         session = imported.session

@@ -14,6 +14,7 @@ from hugind.proxy.sessions.store import Store
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.models.family import Family
 from hugind.supervisor.spawn import Spawn
+from hugind.supervisor.watch import Stock, files_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Policy:
         """None: as above."""
         self.rates = Rates()
         self._engine = engine
+        self._files: Stock = frozenset()
         self._store = store
         self._settings = engine.config.sessions
         self._hollow_in_a_row: set[str] = set()
@@ -45,9 +47,11 @@ class Policy:
         Raises:
             WorkerUnreachable: the worker is gone.
         """
-        if self.identity is None:
-            engine = self._engine
+        engine = self._engine
+        files = await asyncio.to_thread(files_of, engine.config, engine.home)
+        if self.identity is None or files != self._files:  # replaced, perhaps, while it was not loaded
             self.identity = await asyncio.to_thread(identify, engine.config, engine.binary.build, engine.home)
+            self.verdict, self._files = None, files
         if self.verdict is None:
             self.verdict = await self._find_verdict(spawn, self.identity)
             logger.info("%s: sessions: %s (%s)", self._engine.name, self.verdict.ability, self.verdict.reason)
@@ -91,6 +95,7 @@ class Policy:
             self._hollow_in_a_row.clear()
             return
         session.hollow += 1
+        self._store.hollow += 1
         self._hollow_in_a_row.add(session.owner.principal)
         logger.warning(
             "%s: hollow restore: %d of %d tokens of session %s were reused",

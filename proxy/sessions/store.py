@@ -65,6 +65,10 @@ class Store:
         self.index = TranscriptIndex()
         self.refused = 0
         """Snapshots that failed their check, ever."""
+        self.saves = 0
+        """Snapshots that were made, ever."""
+        self.hollow = 0
+        """Restores after which the engine computed everything anew all the same, ever."""
         self._folder = home.sessions / name
         self._folder.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         self._lock = FileLock(self._folder / ".lock", mode=FILE_MODE, thread_local=False)  # released in another thread
@@ -229,6 +233,7 @@ class Store:
 
     def saved(self, session: Session, snapshot: Snapshot, *, is_memory: bool) -> None:
         """A new snapshot that was checked. The one before goes once a record names this one."""
+        self.saves += 1
         replaced = [session.memory] if is_memory else [session.memory, session.disk]
         files = [self.path(session, old) for old in replaced if old is not None]
         if is_memory:

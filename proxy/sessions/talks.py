@@ -58,17 +58,13 @@ def text_talk(scope: Scope, header: Header, request: dict[str, Any]) -> Talk:
     return Talk(scope, chain, name=_name(header, request))
 
 
-def responses_talk(scope: Scope, header: Header, request: dict[str, Any]) -> Talk:
-    """A request of the Responses API.
+def responses_talk(scope: Scope, header: Header, request: dict[str, Any], messages: list[Any]) -> Talk:
+    """A request of the Responses API, whose history is kept in its own way. `messages`: the whole of it, as a chat.
 
     Raises:
         ApiError: as `chat_talk`.
     """
-    given = request.get("input")
-    items = given if isinstance(given, list) else [{"role": "user", "content": given}]
-    if request.get("instructions"):
-        items = [{"role": "system", "content": request["instructions"]}, *items]
-    return Talk(scope, _chain(scope, items), _head(items), _name(header, request))
+    return Talk(scope, _chain(scope, messages), _head(messages), _name(header, request), messages)
 
 
 def bare_talk(scope: Scope, header: Header, request: dict[str, Any]) -> Talk:

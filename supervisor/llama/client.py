@@ -50,6 +50,8 @@ class Props:
     model_alias: str
     total_slots: int
     build: str
+    template_takes: frozenset[str] | None = None
+    """What the chat template in use can render (`supports_tools` ...), as the engine tried; None: it does not say."""
 
 
 class WorkerClient:
@@ -97,6 +99,7 @@ class WorkerClient:
                 model_alias=str(data.get("model_alias", "")),
                 total_slots=int(data.get("total_slots", 0)),
                 build=str(data.get("build_info", "")),
+                template_takes=_names_of_true(data.get("chat_template_caps")),
             )
         except (TypeError, ValueError) as error:
             raise WorkerUnreachable(f"/props is not llama-server's: {error}") from error
@@ -114,6 +117,21 @@ class WorkerClient:
             return [_slot_state(slot) for slot in data]
         except (KeyError, TypeError, ValueError) as error:
             raise WorkerUnreachable(f"/slots is not llama-server's: {error!r}") from error
+
+    async def metrics_text(self, timeout_s: float) -> str:
+        """What it tells Prometheus (`llama/metrics.py`). Some of it is counted from the last time that anybody asked.
+
+        Raises:
+            WorkerUnreachable: no answer in time, or none of text.
+        """
+        try:
+            async with asyncio.timeout(timeout_s), self._exchange(self._get_request("/metrics")) as stream:
+                body = await stream.read()
+        except (StreamCut, TimeoutError) as error:
+            raise WorkerUnreachable(f"/metrics: {type(error).__name__}: {error}") from error
+        if stream.status != 200:
+            raise WorkerUnreachable(f"/metrics answered {stream.status}")
+        return body.decode("utf-8", "replace")
 
     async def save(self, slot: int, file: str) -> Saved:
         """Write a slot's cache into a file of the slot folder. Stalls every stream of the worker for its whole time.
@@ -175,12 +193,12 @@ class WorkerClient:
             raise WorkerUnreachable("this worker is being ended")
         return EngineStream(self._endpoint, request, self._open)
 
+    def _get_request(self, path: str) -> bytes:
+        return b"GET " + path.encode() + self._head + b"\r\n"
+
     async def _get(self, path: str, timeout_s: float) -> tuple[int, Any]:
         try:
-            async with (
-                asyncio.timeout(timeout_s),
-                self._exchange(b"GET " + path.encode() + self._head + b"\r\n") as stream,
-            ):
+            async with asyncio.timeout(timeout_s), self._exchange(self._get_request(path)) as stream:
                 body = await stream.read()
                 return stream.status, orjson.loads(body) if body.startswith((b"{", b"[")) else None
         except (StreamCut, TimeoutError, orjson.JSONDecodeError) as error:
@@ -208,6 +226,10 @@ def _seconds(answer: dict[str, Any], key: str) -> float:
     timings = answer.get("timings")
     value = timings.get(key) if isinstance(timings, dict) else None
     return value / 1000 if isinstance(value, (int, float)) else 0.0
+
+
+def _names_of_true(flags: Any) -> frozenset[str] | None:
+    return frozenset(name for name, value in flags.items() if value is True) if isinstance(flags, dict) else None
 
 
 def _reason(answer: Any) -> str:

@@ -83,7 +83,8 @@ _UNTOLD_WINDOWS = {"exaone4": 4096, "gemma2": 4096, "llama4": 8192}
 _FIXED_WINDOWS = {"llama4": 8192, "smallthinker": 4096}
 _EXAONE4_LAYERS_WITH_WINDOW = 64
 
-_SWA_PADDING = 256
+CELL_PADDING = 256
+"""A cache is as long as a multiple of this."""
 
 ELEMENT_BYTES = {
     "f32": 4.0,
@@ -110,8 +111,8 @@ def family_of(header_values: Mapping[str, Value], architecture: str) -> Family:
         return Family.RECURRENT
     if architecture in _HYBRID:
         return Family.HYBRID
-    if any(_number(header_values, architecture, key) for key in _RECURRENT_KEYS):
-        heads = _number(header_values, architecture, "attention.head_count")
+    if any(number_of(header_values, architecture, key) for key in _RECURRENT_KEYS):
+        heads = number_of(header_values, architecture, "attention.head_count")
         return Family.HYBRID if heads else Family.RECURRENT
     return Family.SWA if sliding_window(header_values, architecture) else Family.ATTENTION
 
@@ -121,10 +122,13 @@ def sliding_window(header_values: Mapping[str, Value], architecture: str) -> int
     pattern = header_values.get(f"{architecture}.attention.sliding_window_pattern")
     if architecture not in _PATTERNS and pattern is None:
         return 0
-    if architecture == "exaone4" and _number(header_values, architecture, "block_count") != _EXAONE4_LAYERS_WITH_WINDOW:
+    if (
+        architecture == "exaone4"
+        and number_of(header_values, architecture, "block_count") != _EXAONE4_LAYERS_WITH_WINDOW
+    ):
         return 0
     untold = _UNTOLD_WINDOWS.get(architecture, 0)
-    told = _number(header_values, architecture, "attention.sliding_window", untold)
+    told = number_of(header_values, architecture, "attention.sliding_window", untold)
     return _FIXED_WINDOWS.get(architecture, told) if told else 0
 
 
@@ -141,10 +145,15 @@ def swa_full_cost_bytes(
         ubatch_size: what the engine runs with; the window is stored with so much to spare.
     """
     window = sliding_window(header.values, header.architecture)
-    windowed = -(-min(ctx_size, window + ubatch_size) // _SWA_PADDING) * _SWA_PADDING
+    windowed = windowed_cells(window, ctx_size, ubatch_size)
     if not window or windowed >= ctx_size:
         return 0
     return int(slots * (ctx_size - windowed) * _windowed_elements(header) * element_bytes)
+
+
+def windowed_cells(window: int, ctx_size: int, ubatch_size: int) -> int:
+    """Tokens that a layer with a window keeps of one slot."""
+    return -(-min(ctx_size, window + ubatch_size) // CELL_PADDING) * CELL_PADDING
 
 
 def _windowed_elements(header: GgufHeader) -> int:
@@ -153,14 +162,15 @@ def _windowed_elements(header: GgufHeader) -> int:
     kv_heads = header.kv_heads
     per_layer = kv_heads if isinstance(kv_heads, tuple) else (kv_heads or 0,) * layers
     values, architecture = header.values, header.architecture
-    width = _number(values, architecture, "attention.key_length_swa", header.key_length or 0)
-    width += _number(values, architecture, "attention.value_length_swa", header.value_length or 0)
-    own = layers - _number(values, architecture, "attention.shared_kv_layers")
-    has_window = _layers_with_window(values, architecture, layers)
+    width = number_of(values, architecture, "attention.key_length_swa", header.key_length or 0)
+    width += number_of(values, architecture, "attention.value_length_swa", header.value_length or 0)
+    own = layers - number_of(values, architecture, "attention.shared_kv_layers")
+    has_window = layers_with_window(values, architecture, layers)
     return sum(heads * width for heads, is_in in zip(per_layer[:own], has_window[:own], strict=False) if is_in)
 
 
-def _layers_with_window(values: Mapping[str, Value], architecture: str, layers: int) -> list[bool]:
+def layers_with_window(values: Mapping[str, Value], architecture: str, layers: int) -> list[bool]:
+    """Of each layer, whether it sees the last tokens only; for a model of which `sliding_window` says so."""
     pattern = values.get(f"{architecture}.attention.sliding_window_pattern")
     if isinstance(pattern, tuple):
         return [bool(one) for one in pattern]
@@ -171,7 +181,7 @@ def _layers_with_window(values: Mapping[str, Value], architecture: str, layers: 
     return [period == 0 or layer % period != full for layer in range(layers)]
 
 
-def _number(values: Mapping[str, Value], architecture: str, key: str, default: int = 0) -> int:
+def number_of(values: Mapping[str, Value], architecture: str, key: str, default: int = 0) -> int:
     """A count; of an array, the largest."""
     found = values.get(f"{architecture}.{key}", default)
     if isinstance(found, tuple):

@@ -6,6 +6,7 @@ The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import struct
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ _MAX_DIMENSIONS = 4
 _LONGEST_ARRAY = 1024  # LLAMA_MAX_LAYERS is 512
 _CHUNK_BYTES = 1 << 20
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
+_TOKENS = "token_embd.weight"
 _LENGTH = struct.Struct("<Q")
 
 
@@ -51,6 +53,10 @@ class GgufHeader:
     """SHA-256 of the header: the same for models of the same shape and texts, whatever their weights."""
     sample_digest: str
     """SHA-256 of pieces all over the weights: tells apart what `digest` does not."""
+    parameters: int = 0
+    """Numbers in its tensors: of a split model, in those of this file."""
+    token_parameters: int = 0
+    """Of these, in the table of the vocabulary, which stays in RAM whatever runs on a GPU."""
 
     @property
     def layers(self) -> int | None:
@@ -110,22 +116,25 @@ class GgufHeader:
         return found if isinstance(found, int) else None
 
 
-def read_header(path: Path) -> GgufHeader:
+def read_header(path: Path, *, is_further_part: bool = False) -> GgufHeader:
     """Read the header of a GGUF file of version 2 or 3. Blocks on the disk; the weights are only sampled.
+
+    Args:
+        is_further_part: of a split model, of which only the first part names the architecture.
 
     Raises:
         GgufError: there is no such file, it is no GGUF file, or it ends too early.
     """
     try:
         with path.open("rb", buffering=0) as stream:
-            return _read(stream)
+            return _read(stream, is_further_part=is_further_part)
     except GgufError as error:
         raise GgufError(f"{path}: {error}", hint="download the file again, or check where it comes from") from None
     except OSError as error:
         raise GgufError(f"{path}: {error.strerror or error}") from error
 
 
-def _read(stream: BinaryIO) -> GgufHeader:
+def _read(stream: BinaryIO, *, is_further_part: bool) -> GgufHeader:
     stat = os.fstat(stream.fileno())
     reader = _Reader(stream)
     magic, version, tensors, count = reader.numbers("<4sIQQ", "not a GGUF file: too short")
@@ -135,14 +144,14 @@ def _read(stream: BinaryIO) -> GgufHeader:
         big_endian = version & 0xFFFF == 0
         raise GgufError("a big-endian GGUF file" if big_endian else f"GGUF version {version}, which is not known")
     values, lengths = _read_values(reader, count)
-    furthest = _skip_tensors(reader, tensors)
+    weights = _skip_tensors(reader, tensors)
     alignment = values.get("general.alignment", _ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1:
         raise GgufError(f"an alignment of {alignment}")
     data_offset = -(-reader.at // alignment) * alignment
-    if tensors and data_offset + furthest >= stat.st_size:
+    if tensors and data_offset + weights.furthest >= stat.st_size:
         raise GgufError(f"it is cut: its last tensor begins behind its {stat.st_size} bytes")
-    architecture = values.get("general.architecture")
+    architecture = values.get("general.architecture", "" if is_further_part else None)
     if not isinstance(architecture, str):
         raise GgufError("it names no architecture")
     return GgufHeader(
@@ -155,6 +164,8 @@ def _read(stream: BinaryIO) -> GgufHeader:
         mtime_ns=stat.st_mtime_ns,
         digest=reader.digest(),
         sample_digest=_sample(stream, data_offset, stat.st_size),
+        parameters=weights.parameters,
+        token_parameters=weights.token_parameters,
     )
 
 
@@ -176,17 +187,28 @@ def _read_values(reader: _Reader, count: int) -> tuple[dict[str, Value], dict[st
     return values, lengths
 
 
-def _skip_tensors(reader: _Reader, count: int) -> int:
+@dataclass(frozen=True)
+class _Weights:
+    furthest: int
     """How far into the data the last tensor begins."""
-    furthest = 0
+    parameters: int
+    token_parameters: int
+
+
+def _skip_tensors(reader: _Reader, count: int) -> _Weights:
+    furthest = parameters = token_parameters = 0
     for _ in range(count):
         name = reader.string()
         (dimensions,) = reader.numbers("<I")
         if dimensions > _MAX_DIMENSIONS:
             raise GgufError(f"tensor {name!r} with {dimensions} dimensions")
-        *_, offset = reader.numbers(f"<{dimensions}QIQ")
+        *shape, _kind, offset = reader.numbers(f"<{dimensions}QIQ")
         furthest = max(furthest, offset)
-    return furthest
+        numbers = math.prod(shape)
+        parameters += numbers
+        if name == _TOKENS:
+            token_parameters = numbers
+    return _Weights(furthest, parameters, token_parameters)
 
 
 def _sample(stream: BinaryIO, start: int, end: int) -> str:

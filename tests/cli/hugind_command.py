@@ -27,7 +27,8 @@ KEY = "hgd_test"
 
 def is_setting(variable: str) -> bool:
     """Whether an environment variable would have hugind do something else than a test expects."""
-    return variable.startswith(("LLAMA_", "POSTGRES_AUTH_")) or variable == "DATABASE_URL"
+    own = ("LLAMA_", "OLLAMA_", "HF_", "POSTGRES_AUTH_")
+    return variable.startswith(own) or variable in ("DATABASE_URL", "HUGIND_API_KEY")
 
 
 class HugindCommand:
@@ -51,6 +52,17 @@ class HugindCommand:
         return subprocess.run(
             [sys.executable, "-m", "hugind.cli.main", *arguments],
             env=variables,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+
+    def python(self, code: str, *, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run code of a test as the command would be run."""
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env={**self.env, **(env or {})},
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,

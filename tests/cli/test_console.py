@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import pytest
 
 from hugind.proxy.access.keys import key_id
 from tests.cli.checkout import Checkout
+from tests.engines import DEMO_MODEL
 
 
 @pytest.fixture
@@ -135,12 +138,68 @@ def test_a_mistake_stops_nothing(checkout: Checkout) -> None:
     assert json.loads(through.stdout)["gateways"][0]["pid"] == before["pid"]
 
 
+def test_choose_a_model(checkout: Checkout) -> None:
+    """`models` lists what there is; `start MODEL` and `restart MODEL...` choose, and it is kept once it is served."""
+    assert checkout("runtime/install.sh", "--dev").returncode == 0
+    checkout.edit("LLAMA_SERVER_PORT=8000", "LLAMA_SERVER_PORT=0")
+    model = checkout.home / "someone" / "tiny-GGUF" / "tiny-Q8_0.gguf"
+    model.parent.mkdir(parents=True)
+    shutil.copy(DEMO_MODEL, model)
+    before = checkout.config.read_text()
+    mistakes = [console(checkout, "start", name) for name in ("nope", "$(id)", "a b")]
+    kept = checkout.config.read_text()
+    listed = console(checkout, "models").stdout
+    started = console(checkout, "start", "tiny-Q8_0.gguf", "--offline")
+    chosen = checkout.config.read_text()
+    served = console(checkout, "models").stdout
+    both = console(checkout, "restart", "demo", "someone/tiny-GGUF")
+    again = console(checkout, "start")
+
+    assert [done.returncode for done in mistakes] == [1, 2, 2]
+    assert "there is no config 'nope'" in mistakes[0].stderr
+    assert kept == before
+    assert _states(listed) == {"demo": "stopped, chosen", "tiny-Q8_0": "stopped"}
+    assert started.returncode == 0, started.stderr
+    assert chosen == before.replace("LLAMA_MODEL=demo", "LLAMA_MODEL=tiny-Q8_0.gguf")
+    assert stat.S_IMODE(checkout.config.stat().st_mode) == 0o600
+    assert _states(served) == {"demo": "stopped", "tiny-Q8_0": "ready, chosen"}
+    assert both.returncode == 0, both.stderr
+    assert checkout.values()["LLAMA_MODEL"] == '"demo someone/tiny-GGUF"'
+    assert "already runs" in again.stderr
+    assert _states(console(checkout, "models").stdout) == {"demo": "ready, chosen", "tiny-Q8_0": "ready, chosen"}
+
+
+def test_a_port_that_is_taken_by_another_model(checkout: Checkout) -> None:
+    """`start MODEL` exchanges nothing that is served: it says how to, and chooses nothing."""
+    assert checkout("runtime/install.sh", "--dev").returncode == 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    checkout.edit("LLAMA_SERVER_PORT=8000", f"LLAMA_SERVER_PORT={port}")
+    other = checkout.home / "configs" / "other.yml"
+    other.write_text((checkout.home / "configs" / "demo.yml").read_text())
+    first = console(checkout, "start")
+    second = console(checkout, "start", "other")
+
+    assert first.returncode == 0, first.stderr
+    assert second.returncode == 1
+    assert "./console.sh restart other" in second.stderr
+    assert checkout.values()["LLAMA_MODEL"] == "demo"
+
+
 def test_unknown_command(checkout: Checkout) -> None:
     """A word that is no command: usage, exit code 2."""
     done = console(checkout, "frobnicate")
 
     assert done.returncode == 2
     assert "usage: ./console.sh COMMAND" in done.stderr
+
+
+def _states(table: str) -> dict[str, str]:
+    """What `models` says of each, by name."""
+    rows = [line.split("   ") for line in table.splitlines()]
+    cells = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+    return {row[0]: row[-1] for row in cells if len(row) == 5 and row[0] != "name"}
 
 
 def _status_of(checkout: Checkout) -> dict[str, list[dict[str, str]]]:

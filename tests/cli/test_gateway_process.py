@@ -25,26 +25,6 @@ def environment(home: Path) -> Environment:
     return Environment(Home(home), None, None, None)
 
 
-def test_arguments_start_the_same_again() -> None:
-    """What was told on the command line is told again, and nothing else."""
-    told = gateway_process.start_arguments(["a", "b"], autoload=True, host=None, port=0, binary="embedded")
-
-    assert told == ["server", "start", "a", "b", "--autoload", "--port", "0", "--binary", "embedded"]
-
-
-def test_arguments_hold_from_any_folder() -> None:
-    """`server restart` may be called from elsewhere: files are named whole."""
-    told = gateway_process.start_arguments(["dir/a.yml"], autoload=False, host=None, port=None, binary="./llama-server")
-
-    assert told == [
-        "server",
-        "start",
-        str(Path("dir/a.yml").absolute()),
-        "--binary",
-        str(Path("llama-server").absolute()),
-    ]
-
-
 def test_describe_one_that_does_not_answer() -> None:
     """A gateway that is there and says nothing is described all the same, with the reason."""
     with socket.socket() as closed:
@@ -74,7 +54,8 @@ def test_a_stop_that_is_not_heard_ends_in_a_kill(
     """A gateway that does not end within its time is killed, and what it leaves behind is swept."""
     hugind.write_config(
         "demo",
-        f"model:\n  model_path: {DEMO_MODEL}\nengine:\n  binary: {standin_binary}\n  drain_s: 0.1\n  stop_s: 0.1\n",
+        f"model:\n  model_path: {DEMO_MODEL}\nengine:\n  binary: {standin_binary}\n  drain_s: 0.1\n  stop_s: 0.1\n"
+        "  save_s: 0.1\n",
     )
     assert hugind("server", "start", "demo", "--port", "0", "--detach").returncode == 0
     (record,) = live_gateways(Home(hugind.home))

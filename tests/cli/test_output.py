@@ -41,6 +41,18 @@ def test_progress_is_one_line_without_a_terminal(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == "loading demo\n"
 
 
+def test_bytes_are_two_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """One when they begin to come, one when all are there; only the latter where nothing was left to come."""
+    with output.bars(are_bytes=True) as show:
+        for done in (0, 500, 1000, 1000):
+            show("a.gguf", done, 1000)
+        show("b.gguf", 2000, 2000)
+
+    assert capsys.readouterr().err.splitlines() == [
+        *("a.gguf: 0 of 1,000 bytes", "a.gguf: all 1,000 bytes are here", "b.gguf: all 2,000 bytes are here")
+    ]
+
+
 def test_nobody_elses_text_moves_the_cursor() -> None:
     """What a terminal would obey is replaced; lines, tabs and letters of all kinds stay."""
     assert output.plain("a\tb\nc \u00e9\u4f60") == "a\tb\nc \u00e9\u4f60"

@@ -26,6 +26,30 @@ def test_spans(seconds: float, words: str) -> None:
     assert wording.span(seconds) == words
 
 
+@pytest.mark.parametrize(
+    ("refs", "left_s", "words"), [(0, 250, "in 4 min"), (2, 250, "in use"), (0, None, "never"), (0, -1, "now")]
+)
+def test_expiry(refs: int, left_s: float | None, words: str) -> None:
+    """Nobody knows when something goes that is in use."""
+    assert wording.expiry(refs, left_s) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (274_302_450, "274 MB"), (4.1e9, "4.1 GB"), (2.5e12, "2.5 TB")],
+)
+def test_sizes(count: float, words: str) -> None:
+    """In the unit that leaves one to three digits."""
+    assert wording.size(count) == words
+
+
+def test_excerpts() -> None:
+    """One line, cut where it is long, with nothing that a terminal would obey."""
+    assert wording.excerpt(None) is None
+    assert wording.excerpt("a\n b\x1b") == "a b\ufffd"
+    assert wording.excerpt("x" * 100, most=10) == "xxxxxxx..."
+
+
 def test_limits() -> None:
     """Those that are set, with what is unlimited; nothing set has a word of its own."""
     assert wording.limits({}, none="default") == "default"

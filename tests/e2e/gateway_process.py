@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,15 +63,23 @@ class GatewayProcess:
 
 @contextmanager
 def running(
-    folder: Path, configs: Mapping[str, dict[str, Any]], *, variables: Mapping[str, str] | None = None
+    folder: Path,
+    configs: Mapping[str, dict[str, Any]],
+    *,
+    variables: Mapping[str, str] | None = None,
+    serve: Sequence[str] | None = None,
 ) -> Iterator[GatewayProcess]:
-    """Run a gateway with `configs` until the block ends; whatever it started is gone then."""
+    """Run a gateway with `configs` until the block ends; whatever it started is gone then.
+
+    `serve`: with these arguments as `hugind serve` does: models are loaded on demand, those of the library, too.
+    """
     home = Home(folder)
     home.create()
     note_home(home)
     for name, config in configs.items():
         home.config(name).write_text(yaml.safe_dump(config))
-    argv = [sys.executable, "-m", "hugind.cli.main", "server", "start", *configs, "--port", "0"]
+    command = ["server", "start", *configs] if serve is None else ["serve", *serve]
+    argv = [sys.executable, "-m", "hugind.cli.main", *command, "--port", "0"]
     with (folder / "said.txt").open("w+b") as said:
         process = subprocess.Popen(argv, stdout=said, stderr=said, env=_environment(home, variables or {}))
     started: list[psutil.Process] = []

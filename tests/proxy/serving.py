@@ -28,6 +28,7 @@ from hugind.supervisor.engine import Engine
 from hugind.supervisor.fleet import Fleet
 from hugind.supervisor.llama.binary import resolve_binary
 from hugind.supervisor.paths import Home
+from hugind.supervisor.residency import FleetRules
 from hugind.supervisor.run_folder import own_run_folder
 from hugind.supervisor.settings import Settings
 from hugind.supervisor.spawn import Spawn
@@ -100,6 +101,7 @@ async def serving(
     connection: type[BoundedConnection] = BoundedConnection,
     drain_s: float = 5,
     is_ready: bool = True,
+    fleet_rules: FleetRules | None = None,
 ) -> AsyncIterator[Served]:
     """Serve `configs` until the block ends; every process is gone then."""
     home = Home(folder)
@@ -127,13 +129,13 @@ async def serving(
         }
         books = make_books(home, settings, rules, database_address)
         doorman = Doorman(keyring, books.keys, needs_key=needs_key)
-        gateway = Gateway(Fleet(engines), doorman, stores, books, home)
+        gateway = Gateway(Fleet(engines, fleet_rules), doorman, stores, books, home)
         server = Server(App(gateway), drain_s=drain_s, on_listening=listening.set, connection=connection)
         async with asyncio.TaskGroup() as group:
             group.create_task(server.serve(sockets=[listener]))
             try:
                 await listening.wait()
-                if is_ready:
+                if is_ready and fleet_rules is None:
                     await eventually(lambda: all(_lends_all(gateway, engine) for engine in engines.values()))
                 async with httpx.AsyncClient(
                     base_url=f"http://127.0.0.1:{port}",

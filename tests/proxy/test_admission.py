@@ -83,6 +83,24 @@ async def test_several_answers_are_one_row(served: Served, secret: str) -> None:
     assert row["completion_tokens"] == 9
 
 
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ({"max_completion_tokens": 1, "max_tokens": 3000}, 200),
+        ({"max_tokens": 1, "max_completion_tokens": 3000}, 429),
+        ({"max_completion_tokens": 1, "n_predict": 3000}, 429),
+        ({"max_tokens": 1, "n_predict": -1}, 429),
+    ],
+)
+async def test_the_limit_that_counts_is_the_engines(served: Served, said: dict[str, int], status: int) -> None:
+    """Who says how much in two ways is let in for as much as the engine will give."""
+    secret = await add_user(served.gateway.books.accounts, "bob", {"tokens_per_minute": 200})
+    asked = {**chat(standin={"reply": "a"}), **said}
+    answer = await served.client.post(CHAT, json=asked, headers=bearer(secret))
+
+    assert status == answer.status_code
+
+
 async def test_a_turn_whose_client_leaves_pays_for_what_was_produced(served: Served, secret: str) -> None:
     async with connect(served.port) as client:
         await client.send(http_request(endless(token_ms=5), key=secret))

@@ -32,6 +32,16 @@ def test_the_environment_beats_the_settings() -> None:
     assert Rules.of(Settings(access=AccessSettings(path_keys=True)), environment).path_keys
 
 
+def test_pages_are_named_in_either_place() -> None:
+    """The settings' and those of OLLAMA_ORIGINS."""
+    environment = read_environment({"OLLAMA_ORIGINS": "app://x, https://b.example"})
+
+    assert ("https://a.example", "app://x", "https://b.example") == (
+        Rules.of(Settings(origins=("https://a.example",)), environment).origins
+    )
+    assert () == Rules.of(Settings(), read_environment({})).origins
+
+
 def test_where_the_database_is(tmp_path: Path) -> None:
     home = Home(tmp_path)
     settings = Settings(database_url=SecretStr("postgresql://a/b"))

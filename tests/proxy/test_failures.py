@@ -66,6 +66,8 @@ async def test_in_the_words_of_the_path() -> None:
 
     assert ("error", "req_1") == (anthropic["type"], anthropic["request_id"])
     assert ("why", "x") == (openai["error"]["code"], openai["error"]["param"])
+    assert "type" in error_body("/v1/models", error, "req_1", [(b"anthropic-version", b"x")])
+    assert "type" not in error_body("/v1/chat/completions", error, "req_1", [(b"anthropic-version", b"x")])
     assert b"event: error" in error_event("/v1/messages/count_tokens", error, "req_1")
     assert b"event:" not in error_event("/v1/chat/completions", error, "req_1")
 

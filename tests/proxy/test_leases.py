@@ -370,6 +370,49 @@ async def test_who_waits_hears_that_the_engine_failed(tmp_path: Path) -> None:
             assert "SIGKILL" in error.message
 
 
+async def test_who_waits_stays_while_an_engine_is_away(tmp_path: Path) -> None:
+    """It is unloaded after the turn that runs, and whoever waits is served when it is back."""
+    async with (
+        serving(tmp_path, {"chat": standin_config(tmp_path, server={"max_slots": 1}, engine={"drain_s": 0})}) as served,
+        asyncio.TaskGroup() as group,
+    ):
+        leases, engine = served.leases(), served.engine()
+        running = await leases.acquire()
+        engine.unload()
+        await eventually(lambda: engine.state == "draining")
+        waiting = group.create_task(leases.acquire())
+        await eventually(lambda: leases.waiting == 1)
+        leases.release(running)
+        await eventually(lambda: engine.state == "unloaded")
+        late = group.create_task(leases.until_ready())
+        await eventually(lambda: leases.waiting == 2)
+        seen = [row["for"] for row in leases.waiting_list()]
+        engine.load()
+        new = await waiting
+        await late
+        leases.release(new)
+
+        assert ["loading", "loading"] == seen
+        assert new.spawn is not running.spawn
+        assert leases.free == 1
+
+
+async def test_who_waits_hears_that_there_will_be_no_room(tmp_path: Path) -> None:
+    """In the words of who decides."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served, asyncio.TaskGroup() as group:
+        leases, engine = served.leases(), served.engine()
+        engine.unload()
+        await eventually(lambda: engine.state == "unloaded")
+        waiting = group.create_task(_error_of(leases))
+        await eventually(lambda: leases.waiting == 1)
+        engine.refuse("there is no room")
+        error = await waiting
+
+        assert (503, "engine_failed", "'chat' cannot serve: there is no room") == (
+            error.status, error.code, error.message,
+        )  # fmt: skip
+
+
 async def test_until_gone_waits_for_the_supervision(tmp_path: Path) -> None:
     """Who found a worker dead goes on when its supervision knows, too."""
     async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:

@@ -26,6 +26,7 @@ from hugind.supervisor.errors import ConfigError
 from hugind.supervisor.llama.binary import resolve_binary
 from hugind.supervisor.paths import Home
 from hugind.supervisor.run_folder import RunFolder, own_run_folder
+from hugind.supervisor.watch import Stock
 from tests.eventually import eventually
 from tests.proxy.serving import make_gateway, standin_config
 
@@ -33,16 +34,20 @@ from tests.proxy.serving import make_gateway, standin_config
 class Desk:
     """A gateway of stand-ins and its reloader. What `configs` holds is what a reload reads."""
 
-    def __init__(self, folder: Path, run_folder: RunFolder, configs: Mapping[str, Config]) -> None:
+    def __init__(self, folder: Path, run_folder: RunFolder, configs: Mapping[str, Config], *, watch: bool) -> None:
         self.configs = dict(configs)
-        self.is_broken = False
+        self.is_broken = self.is_moving = False
+        self.reads = self.looks = 0
+        self.stock: list[tuple[str, int, int]] = []
+        """What is seen of the files, where they are watched."""
         self.published: list[list[str]] = []
         self._home = Home(folder)
         self._run_folder = run_folder
         self._stores = Stores(self._home)
         loaded = self._load({})
         self.gateway = make_gateway(loaded.engines, loaded.keyring, self._stores, self._home)
-        self.reloader = Reloader(self.gateway, self._load, self._publish)
+        take_stock = self._take_stock if watch else None
+        self.reloader = Reloader(self.gateway, self._load, self._publish, take_stock, watch_s=0.02)
 
     def pid(self, name: str) -> int:
         """The process of an engine's only worker."""
@@ -50,7 +55,12 @@ class Desk:
         assert spawn is not None
         return spawn.process.pid
 
+    def _take_stock(self) -> Stock:
+        self.looks += 1
+        return frozenset([*self.stock, ("moving.yml", self.looks, 1)] if self.is_moving else self.stock)
+
     def _load(self, current: Mapping[str, Engine]) -> Loaded:
+        self.reads += 1
         if self.is_broken:
             raise ConfigError("unknown key", path=Path("a.yml"), line=3, key="modell")
         engines = {}
@@ -68,12 +78,12 @@ class Desk:
 
 
 @asynccontextmanager
-async def open_desk(folder: Path) -> AsyncIterator[Desk]:
+async def open_desk(folder: Path, *, watch: bool = False) -> AsyncIterator[Desk]:
     """Two engines, `a` and `b`, of one slot each."""
     Home(folder).create()
     with own_run_folder(Home(folder)) as run_folder:
         configs = {name: standin_config(folder, server={"max_slots": 1}) for name in "ab"}
-        desk = Desk(folder, run_folder, configs)
+        desk = Desk(folder, run_folder, configs, watch=watch)
         async with desk.gateway, desk.reloader:
             await eventually(lambda: desk.gateway.fleet.is_ready)
             yield desk
@@ -162,6 +172,44 @@ async def test_sighup_reloads(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
         del desk.configs["b"]
         os.kill(os.getpid(), signal.SIGHUP)
         await eventually(lambda: desk.published == [["a"]])
+
+
+async def test_files_that_change_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Once they stay as they are; what cannot be used is told once, and nothing is read while nothing changes."""
+    async with open_desk(tmp_path, watch=True) as desk:
+        desk.stock.append(("b.yml", 1, 1))
+        del desk.configs["b"]
+        await eventually(lambda: desk.published == [["a"]])
+        looks = desk.looks
+        await eventually(lambda: desk.looks > looks + 3)
+        first = desk.reads
+        desk.is_broken = True
+        desk.stock.append(("c.yml", 1, 1))
+        await eventually(lambda: "reload refused" in caplog.text)
+        looks = desk.looks
+        await eventually(lambda: desk.looks > looks + 3)
+        desk.is_broken = False
+        desk.stock.append(("d.yml", 1, 1))
+        await desk.reloader.reload()  # somebody was quicker
+        looks = desk.looks
+        await eventually(lambda: desk.looks > looks + 3)
+
+    assert (2, 4) == (first, desk.reads)
+    assert 1 == caplog.text.count("reload refused")
+
+
+async def test_files_that_move_are_not_read(tmp_path: Path) -> None:
+    """Whoever writes a file is let finish."""
+    async with open_desk(tmp_path, watch=True) as desk:
+        desk.is_moving = True
+        looks = desk.looks
+        await eventually(lambda: desk.looks > looks + 5)
+        during = desk.reads
+        desk.is_moving = False
+        desk.stock.append(("moving.yml", 0, 0))
+        await eventually(lambda: desk.reads == 2)
+
+    assert 1 == during
 
 
 async def test_new_keys_hold_after_a_reload(tmp_path: Path) -> None:

@@ -108,6 +108,58 @@ async def test_restart(run: Run) -> None:
         )
 
 
+async def test_unload_and_load(run: Run) -> None:
+    """All workers go and come together; meanwhile it is unloaded, not stopped."""
+    async with run() as engine:
+        await eventually(lambda: {worker.state for worker in engine.workers} == {WorkerState.READY})
+        engine.workers[1].enter()
+        engine.unload()
+        await eventually(lambda: engine.workers[0].state is WorkerState.STOPPED)
+        leaving = engine.state
+        engine.workers[1].leave()
+        await eventually(lambda: engine.state == "unloaded")
+        engine.load()
+        coming = engine.state
+        await eventually(lambda: {worker.state for worker in engine.workers} == {WorkerState.READY})
+        engine.unload()
+        await eventually(lambda: engine.state == "unloaded")
+        engine.stop()
+        await engine.ended()
+
+    assert (leaving, coming, engine.state) == ("draining", "loading", "stopped")
+
+
+async def test_unload_while_loading(run: Run) -> None:
+    """It is not loading any more, though its processes are not gone yet."""
+    async with run("--slow-load", "3600") as engine:
+        await eventually(lambda: engine.state == "loading")
+        engine.unload()
+        state = engine.state
+        await eventually(lambda: engine.state == "unloaded")
+
+    assert state == "draining"
+
+
+async def test_refused(run: Run) -> None:
+    """One that may not be loaded has failed, for the reason given, until somebody asks again."""
+    async with run() as engine:
+        heard: list[str] = []
+        engine.unload()
+        await eventually(lambda: engine.state == "unloaded")
+        engine.listen(lambda _: heard.append(engine.state))
+        engine.refuse("there is no room")
+        told = engine.state, engine.reason
+        engine.unload()
+        cleared = engine.state
+        engine.refuse("there is no room")
+        engine.restart()
+
+        assert ("unloaded", None) == (engine.state, engine.reason)
+    assert told == ("failed", "there is no room")
+    assert cleared == "unloaded"
+    assert heard[0] == "failed"
+
+
 async def test_listeners(run: Run) -> None:
     """Every listener hears of every move of every worker."""
     heard: list[list[tuple[int, str]]] = [[], []]

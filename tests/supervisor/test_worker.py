@@ -404,6 +404,148 @@ async def test_stop_while_draining_for_a_restart(bench: Bench) -> None:
     assert watched.states == ["starting", "ready", "draining", "stopped"]
 
 
+# ---- leaving for a while
+
+
+async def test_unload_and_load(bench: Bench) -> None:
+    """A worker that is not wanted has no process; when it is again, it gets one."""
+    async with bench.worker() as watched:
+        pid = await watched.gets_ready()
+        watched.worker.unload()
+        await watched.reaches(WorkerState.STOPPED)
+        status = watched.worker.status()
+        watched.worker.load()
+        new = await watched.gets_ready()
+        watched.worker.unload()
+        await watched.reaches(WorkerState.STOPPED)
+        assert not watched.task.done()
+
+    assert (status.pid, status.reason, status.restarts) == (None, None, 0)
+    assert not psutil.pid_exists(pid)
+    assert new != pid
+    assert watched.states == [*["starting", "ready", "draining", "stopped"] * 2, "stopped"]
+
+
+async def test_not_wanted_from_the_start(bench: Bench) -> None:
+    """It waits, and a restart has nothing to do."""
+    watched = bench.worker()
+    watched.worker.unload()
+    async with watched:
+        await eventually(lambda: watched.states == ["stopped"])
+        watched.worker.restart()
+        watched.worker.load()
+        await watched.gets_ready()
+
+    assert watched.states == ["stopped", "starting", "ready", "draining", "stopped"]
+
+
+async def test_unload_lets_turns_finish_however_long(bench: Bench) -> None:
+    """`drain_s` is for a stop, which may come meanwhile."""
+    async with bench.worker(drain_s=0) as watched:
+        await watched.gets_ready()
+        watched.worker.enter()
+        watched.worker.unload()
+        await watched.reaches(WorkerState.DRAINING)
+        answer = await watched.spawn.client.slots(5)
+        watched.worker.leave()
+        await watched.reaches(WorkerState.STOPPED)
+        watched.worker.load()
+        await watched.gets_ready()
+        watched.worker.enter()
+        watched.worker.unload()
+        await watched.reaches(WorkerState.DRAINING)
+
+    assert len(answer) == 2
+    assert watched.worker.state is WorkerState.STOPPED
+
+
+async def test_wanted_again_before_it_began_to_leave(bench: Bench) -> None:
+    """Nothing happens."""
+    async with bench.worker() as watched:
+        pid = await watched.gets_ready()
+        watched.worker.unload()
+        watched.worker.load()
+        await watched.spawn.client.slots(5)
+
+        assert pid == watched.pid
+        assert watched.states == ["starting", "ready"]
+
+
+async def test_wanted_again_while_it_leaves(bench: Bench) -> None:
+    """It comes back after that, as another process."""
+    async with bench.worker() as watched:
+        pid = await watched.gets_ready()
+        watched.worker.enter()
+        watched.worker.unload()
+        await watched.reaches(WorkerState.DRAINING)
+        watched.worker.load()
+        watched.worker.leave()
+        await watched.is_replaced(pid)
+
+    assert watched.states == [*["starting", "ready", "draining"] * 2, "stopped"]
+
+
+async def test_unload_while_starting(bench: Bench) -> None:
+    """What is not needed any more is not loaded to the end."""
+    async with bench.worker("--slow-load", "3600") as watched:
+        await watched.reaches(WorkerState.STARTING)
+        watched.worker.unload()
+        await watched.reaches(WorkerState.STOPPED)
+
+
+@pytest.mark.parametrize("fault", [signal.SIGSTOP, signal.SIGKILL])
+async def test_a_fault_while_leaving(bench: Bench, fault: signal.Signals) -> None:
+    """A worker that hangs or dies while its turns are waited for is not waited for, and not replaced."""
+    async with bench.worker() as watched:
+        pid = await watched.gets_ready()
+        watched.worker.enter()
+        watched.worker.unload()
+        await watched.reaches(WorkerState.DRAINING)
+        os.kill(pid, fault)
+        await watched.reaches(WorkerState.STOPPED)
+        watched.worker.leave()
+
+    assert watched.states[:4] == ["starting", "ready", "draining", "stopped"]
+
+
+async def test_retire(bench: Bench) -> None:
+    """It ends for good, after the turns that run; one that is away ends at once."""
+    async with bench.worker(drain_s=0) as watched:
+        pid = await watched.gets_ready()
+        watched.worker.enter()
+        watched.worker.retire()
+        await watched.reaches(WorkerState.DRAINING)
+        answer = await watched.spawn.client.slots(5)
+        watched.worker.leave()
+        await watched.task
+    async with bench.worker() as idle:
+        idle.worker.unload()
+        await eventually(lambda: idle.states == ["stopped"])
+        idle.worker.retire()
+        await idle.task
+
+    assert len(answer) == 2
+    assert not psutil.pid_exists(pid)
+    assert watched.states == ["starting", "ready", "draining", "stopped"]
+
+
+async def test_load_gets_out_of_failed(bench: Bench) -> None:
+    """Also in the same moment as an unload."""
+    async with bench.worker("--fail-start", "error: no memory") as watched:
+        await watched.reaches(WorkerState.FAILED)
+        gave_up = watched.worker.has_given_up
+        watched.worker.unload()
+        watched.worker.load()
+        asked = watched.worker.has_given_up
+        await eventually(lambda: watched.states.count("starting") == 2)
+        await watched.reaches(WorkerState.FAILED)
+        watched.worker.unload()
+        await watched.reaches(WorkerState.STOPPED)
+
+        assert watched.worker.reason is None
+    assert (gave_up, asked) == (True, False)
+
+
 async def test_worker_that_ignores_sigterm_is_killed(bench: Bench) -> None:
     """SIGKILL follows SIGTERM after `stop_s`."""
     async with bench.worker("--ignore-sigterm", stop_s=0.3) as watched:

@@ -35,10 +35,13 @@ async def test_ready(binary: EngineBinary, home: Home, folder: RunFolder) -> Non
         pid = await watched.gets_ready()
         sock = Path(watched.worker.status().endpoint or "")
         props = await watched.spawn.client.props(5)
+        takes = watched.spawn.template_takes
         slots = await watched.spawn.client.slots(5)
 
     assert props.model_path == str(DEMO_MODEL)
     assert props.model_alias == "tiny"
+    assert props.template_takes == takes
+    assert "supports_system_role" in (takes or ())
     assert [slot.is_processing for slot in slots] == [False, False]
     assert not sock.exists()
     assert not psutil.pid_exists(pid)

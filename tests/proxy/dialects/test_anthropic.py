@@ -177,12 +177,13 @@ def test_message_start_knows_the_input_from_progress() -> None:
 
 
 def test_a_long_prompt_is_not_silent() -> None:
-    """Behind the first event, every batch of the prompt that is read is told as a ping."""
+    """A ping comes right behind the first event, and one for every further batch of the prompt that is read."""
     progress = {"total": 9, "cache": 0, "processed": 3, "time_ms": 1}
     stream = MessageStream("claude-x")
     told = [stream.feed({**chunk({}), "prompt_progress": progress}) for _ in "ab"]
 
     assert b"message_start" in told[0]
+    assert told[0].endswith(ping_event())
     assert ping_event() == told[1]
     assert ping_event() not in stream.feed(chunk({"content": "a"}))
 

@@ -227,26 +227,32 @@ def test_user_id_becomes_user() -> None:
 
 
 @pytest.mark.parametrize(
-    ("thinking", "enabled"),
+    ("thinking", "enabled", "budget"),
     [
-        ({"type": "enabled", "budget_tokens": 2048}, True),
-        ({"type": "adaptive"}, True),
-        ({"type": "disabled"}, False),
+        ({"type": "enabled", "budget_tokens": 2048}, True, 2048),
+        ({"type": "enabled"}, True, None),
+        ({"type": "adaptive"}, True, None),
+        ({"type": "disabled", "budget_tokens": 1}, False, None),
     ],
 )
-def test_thinking_is_a_switch_of_the_template(thinking: dict[str, Any], enabled: bool) -> None:
-    """The budget is ignored; other template arguments stay."""
+def test_thinking_is_a_switch_of_the_template(thinking: dict[str, Any], enabled: bool, budget: int | None) -> None:
+    """The budget is the engine's to keep; other template arguments stay."""
     chat = translate(thinking=thinking, chat_template_kwargs={"a": 1})
 
     assert chat["chat_template_kwargs"] == {"a": 1, "enable_thinking": enabled}
+    assert budget == chat.get("thinking_budget_tokens")
 
 
 def test_structured_output() -> None:
     """A JSON schema for the answer is a response format."""
     schema = {"type": "object"}
-    chat = translate(output_config={"format": {"type": "json_schema", "schema": schema}})
+    config = {"format": {"type": "json_schema", "schema": schema}}
+    chat = translate(output_config=config)
+    tools = [{"name": "f", "input_schema": schema}]
 
     assert chat["response_format"] == {"type": "json_schema", "json_schema": {"name": "output", "schema": schema}}
+    assert "response_format" in translate(output_config=config, tools=tools)
+    assert "response_format" not in translate(output_config=config, tools=tools, tool_choice={"type": "any"})
 
 
 @pytest.mark.parametrize(
@@ -276,6 +282,8 @@ def test_structured_output() -> None:
         ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "x"}}, "tool_choice.name"),
         ({"tools": [WEATHER], "tool_choice": "auto"}, "tool_choice"),
         ({"thinking": {"type": "maybe"}}, "thinking.type"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 0}}, "thinking.budget_tokens"),
+        ({"thinking": {"type": "enabled", "budget_tokens": "9"}}, "thinking.budget_tokens"),
         ({"chat_template_kwargs": 1, "thinking": {"type": "enabled"}}, "chat_template_kwargs"),
         ({"metadata": "x"}, "metadata"),
         ({"stop_sequences": "END"}, "stop_sequences"),

@@ -58,6 +58,14 @@ def test_streams() -> None:
     ]
 
 
+def test_a_shape() -> None:
+    """What a client asked for in another form comes so."""
+    choices = Choices(1, lambda event: {"shaped": event["choices"][0]["index"]})
+    choices.begin()
+
+    assert {"shaped": 0} == _parse(choices.feed(_chunk("a")))
+
+
 def test_an_error_in_the_stream() -> None:
     """It is raised, not sent as an answer."""
     choices = Choices(2)

@@ -50,5 +50,5 @@ def test_an_error_payload_raises(event: dict[str, Any], message: str) -> None:
 
 
 def test_an_answer_payload_passes() -> None:
-    """A failed Responses object carries `error: null` until it fails."""
+    """Some carry `error: null` until there is one."""
     raise_if_error({"choices": [], "error": None})

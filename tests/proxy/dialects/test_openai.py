@@ -18,19 +18,17 @@ from hugind.proxy.dialects.openai import (
     ChatAssembler,
     CompletionAssembler,
     NativeAssembler,
-    ResponsesAssembler,
     error_event,
     render_error,
 )
 from tests.proxy.dialects.recordings import load_answer, load_stream, strip_volatile
 
-Assembler = ChatAssembler | CompletionAssembler | NativeAssembler | ResponsesAssembler
+Assembler = ChatAssembler | CompletionAssembler | NativeAssembler
 
 RECORDED: list[tuple[str, Callable[[], Assembler]]] = [
     ("chat_reasoning", ChatAssembler),
     ("chat_choices", lambda: ChatAssembler(choices=2)),
     ("completion_prompts", lambda: CompletionAssembler(choices=2)),
-    ("responses", ResponsesAssembler),
     ("native", lambda: NativeAssembler(return_tokens=True)),
 ]
 
@@ -171,30 +169,6 @@ def test_completion_logprobs_of_the_old_form_merge() -> None:
 
     choice = assemble(CompletionAssembler(), chunks)["choices"][0]
     assert choice["logprobs"] == {"tokens": ["a", "b"], "token_logprobs": [-1]}
-
-
-def test_responses_keeps_the_timings_it_leaves_out() -> None:
-    """Accounting needs the engine's timings, which are no part of a Responses answer."""
-    assembler = ResponsesAssembler()
-    assembled = assemble(assembler, load_stream("responses"))
-
-    assert "timings" not in assembled
-    assert assembler.timings is not None
-    assert assembler.timings["predicted_n"] == 3
-
-
-@pytest.mark.parametrize("status", ["incomplete", "failed"])
-def test_responses_that_did_not_complete_are_answers(status: str) -> None:
-    """An incomplete or failed response is the client's to read, error object included."""
-    response = {"status": status, "error": {"code": "server_error", "message": "boom"}}
-
-    assert response == assemble(ResponsesAssembler(), [{"type": f"response.{status}", "response": response}])
-
-
-def test_responses_error_event_raises() -> None:
-    """OpenAI's own stream error has no `error` object: the event is one."""
-    with pytest.raises(EngineStreamError, match="boom"):
-        ResponsesAssembler().feed({"type": "error", "message": "boom", "code": None})
 
 
 def test_native_leaves_out_tokens_that_were_not_asked_for() -> None:

@@ -2,22 +2,29 @@ from __future__ import annotations
 
 import asyncio
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import func, select, text
+from sqlalchemy import func, inspect, select, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from hugind.proxy.access.accounts import Accounts, Actor
 from hugind.proxy.records.database import HEAD, Database, open_database, parse_address
 from hugind.proxy.records.errors import DatabaseAway, DatabaseError
 from hugind.proxy.records.migrations.run import migrate
-from hugind.proxy.records.schema import metadata, revisions
+from hugind.proxy.records.responses import Past, Responses
+from hugind.proxy.records.schema import metadata, responses, revisions, users
+from hugind.proxy.records.usage import write
+from hugind.proxy.sessions.record import Owner
 from tests.databases import PostgresServer, access_revision
+from tests.proxy.records.turns import count, recorded, turn
 
 UNUSED = Path("unused")
+MOMENT = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 async def test_a_fresh_database_has_every_table(database: Database) -> None:
@@ -48,6 +55,62 @@ async def test_the_migrations_lead_to_the_same_tables(database_address: str) -> 
             assert await connection.run_sync(differences) == []
         assert (await database.status()).revision == HEAD
         assert await access_revision(database) == 0
+    finally:
+        await database.aclose()
+
+
+async def make_first_tables(database: Database) -> None:
+    """As the first release left them, in use: a user, a key, a turn."""
+    async with database.begin() as connection:
+        await connection.run_sync(migrate, "0001")
+    accounts = Accounts(database)
+    async with database.begin() as connection:
+        person = {"id": "u1", "username": "alice", "is_enabled": True, "priority": 0, "limits": {}, "note": "ä"}
+        await connection.execute(users.insert(), {**person, "created_at": MOMENT})
+    await accounts.create_key(Actor("root"), "alice")
+    await write(database, [(turn("one"), ("wie?", "so"))])
+
+
+async def test_older_tables_are_brought_up_to_date(database_address: str) -> None:
+    """SQLite by itself, PostgreSQL when it is told to; nothing of what is there changes."""
+    old = Database(parse_address(database_address, UNUSED))
+    try:
+        await make_first_tables(old)
+        assert ("0001", False) == ((await old.status()).revision, (await old.status()).is_current)
+    finally:
+        await old.aclose()
+    url = parse_address(database_address, UNUSED)
+    if url.get_backend_name() == "postgresql":
+        with pytest.raises(DatabaseError, match="older release") as refused:
+            await open_database(url)
+        assert "hugind db upgrade" == refused.value.hint
+        told = Database(url)
+        await told.upgrade()
+        await told.aclose()
+    new = await open_database(url)
+    try:
+        assert ["alice"] == [user.username for user in await Accounts(new).users()]
+        assert {"one"} == set(await recorded(new))
+        await Responses(new).add(Owner("alice"), {"id": "resp_1", "output": []}, [], Past())
+        await Accounts(new).delete_user(Actor("root"), "alice")
+        assert 0 == await count(new, responses)
+    finally:
+        await new.aclose()
+
+
+async def test_an_upgrade_is_all_or_nothing(database_address: str) -> None:
+    """What stands in its way leaves the older tables as they were, and usable by the older release."""
+    database = Database(parse_address(database_address, UNUSED))
+    try:
+        await make_first_tables(database)
+        async with database.begin() as connection:
+            await connection.execute(text("CREATE TABLE conversation_items (id INTEGER PRIMARY KEY)"))
+        with pytest.raises((SQLAlchemyError, DatabaseError)):
+            await database.upgrade()
+        async with database.read() as connection:
+            names = await connection.run_sync(lambda bound: inspect(bound).get_table_names())
+        assert "responses" not in names
+        assert "0001" == (await database.status()).revision
     finally:
         await database.aclose()
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def at(moment: float) -> datetime:
 
 @asynccontextmanager
 async def keeping(database: Database, days: int, now: float) -> AsyncIterator[None]:
-    task = tasks.start(keep_to(database, days, lambda: now), "retention")
+    task = tasks.start(keep_to(partial(remove_older, database), "usage", days, lambda: now), "retention")
     try:
         yield
     finally:

@@ -11,10 +11,12 @@ from sqlalchemy import Table, insert, select, update
 
 from hugind.proxy.records.database import Database, parse_address
 from hugind.proxy.records.errors import DatabaseAway, DatabaseError
+from hugind.proxy.records.responses import Past, Responses
 from hugind.proxy.records.retention import remove_older
 from hugind.proxy.records.schema import audit, contents, keys, requests, revisions, usage_daily, users
 from hugind.proxy.records.transfer import BATCH_ROWS, TABLES, transfer
 from hugind.proxy.records.usage import write
+from hugind.proxy.sessions.record import Owner
 from tests.databases import PostgresServer, access_revision
 from tests.proxy.records.test_usage import START
 from tests.proxy.records.turns import count, daily, mixed, sums_by_day, turn
@@ -69,6 +71,9 @@ async def fill(database: Database, turns: int) -> None:
     rows = mixed(turns)
     await write(database, [(row, ("wie?", "so") if index % 2 else None) for index, row in enumerate(rows)])
     await remove_older(database, START + timedelta(hours=1))
+    kept, owner = Responses(database), Owner("user1", "ä")
+    talk = await kept.conversations.create(owner, {"ä": "ö"}, [{"id": "msg_1", "said": "\0“"}])
+    await kept.add(owner, {"id": "resp_1", "output": []}, [{"id": "msg_2"}], Past([], 7, None, talk.id, 1))
 
 
 @pytest.fixture

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 from hugind.proxy.access.auth import Keyring
 from hugind.proxy.books import Rules
@@ -13,6 +17,7 @@ from hugind.proxy.routes.admin import admin_router
 from hugind.proxy.routes.records import Records
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.errors import ConfigError
+from hugind.supervisor.residency import FleetRules
 from tests.eventually import eventually
 from tests.proxy.routes.calling import Asking
 from tests.proxy.serving import ADMIN_KEY, connect, endless, http_request, serving, standin_config
@@ -97,6 +102,73 @@ async def test_who_waits_for_a_model_to_load(tmp_path: Path) -> None:
         (engine,) = (await served.client.get("/admin/v1/queue", headers=ADMIN)).json()["engines"]
 
         assert ["loading"] == [turn["for"] for turn in engine["waiting"]]
+
+
+async def test_engines_come_and_go(tmp_path: Path) -> None:
+    """Loaded, pinned and unloaded by hand, and all of it on record; an unknown engine is 404."""
+    rules = FleetRules(is_on_demand=True, keep_alive_s=3600)
+    async with serving(tmp_path, {"chat": standin_config(tmp_path)}, fleet_rules=rules) as served:
+
+        async def post(path: str, body: object = None) -> httpx.Response:
+            return await served.client.post(f"/admin/v1/engines/{path}", headers=ADMIN, json=body)
+
+        async def residency() -> dict[str, Any]:
+            (engine,) = (await served.client.get("/admin/v1/engines", headers=ADMIN)).json()
+            found: dict[str, Any] = {"state": engine["state"], **engine["residency"]}
+            return found
+
+        before = await residency()
+        loaded = await post("chat/load")
+        during = await residency()
+        pinned = await post("chat/pin", {"pinned": True})
+        stays = await residency()
+        wrong = await post("chat/pin", {"pinned": True, "forever": True})
+        unknown = [await post("nope/load"), await post("nope/unload"), await post("nope/pin", {"pinned": True})]
+        unloaded = await post("chat/unload")
+        after = await residency()
+        at_once = await post("chat/load?wait=false")
+        await eventually(lambda: served.engine().state == "ready")
+        changes = [
+            (change.action, change.target, change.detail) for change in await entries(served.gateway.books.database)
+        ]
+
+    assert ("unloaded", False, None, None) == tuple(
+        before[name] for name in ("state", "is_loaded", "expires_at", "load_s")
+    )
+    assert (200, {"engine": "chat", "state": "ready", "reason": None}) == (loaded.status_code, loaded.json())
+    assert ("ready", True, 0, False) == tuple(during[name] for name in ("state", "is_loaded", "refs", "is_pinned"))
+    assert during["expires_at"] > time.time() + 1800
+    assert during["load_s"] > 0
+    assert {"engine": "chat", "pinned": True} == pinned.json()
+    assert (True, None) == (stays["is_pinned"], stays["expires_at"])
+    assert [400, 404, 404, 404] == [answer.status_code for answer in (wrong, *unknown)]
+    assert {"engine": "chat", "state": "unloaded", "reason": None} == unloaded.json()
+    assert ("unloaded", True) == (after["state"], after["is_pinned"])
+    assert (200, "chat") == (at_once.status_code, at_once.json()["engine"])
+    assert [
+        ("engine.load", "chat", {}),
+        ("engine.pin", "chat", {"pinned": True}),
+        ("engine.unload", "chat", {}),
+        ("engine.load", "chat", {}),
+    ] == list(reversed(changes))
+
+
+async def test_who_waits_for_a_model_that_is_away(tmp_path: Path) -> None:
+    """It is seen, with what it waits for; sessions can be listed and brought in all the while."""
+    slow = standin_config(tmp_path, engine={"extra_args": ["--slow-load", "60"]})
+    rules = FleetRules(is_on_demand=True)
+    async with serving(tmp_path, {"chat": slow}, fleet_rules=rules) as served, connect(served.port) as client:
+        idle = (await served.client.get("/admin/v1/sessions", headers=ADMIN)).json()
+        before = (await served.client.get("/admin/v1/queue", headers=ADMIN)).json()["engines"]
+        await client.send(http_request(endless()))
+        await eventually(lambda: served.leases().waiting == 1)
+        (engine,) = (await served.client.get("/admin/v1/queue", headers=ADMIN)).json()["engines"]
+        client.leave()
+        await eventually(lambda: served.leases().waiting == 0)
+
+        assert [] == idle["sessions"] == before[0]["waiting"]
+        assert ["loading"] == [turn["for"] for turn in engine["waiting"]]
+        assert 0 == served.gateway.fleet.residency(served.engine()).refs
 
 
 async def test_a_reload_is_on_record(tmp_path: Path) -> None:

@@ -57,8 +57,10 @@ async def test_tokens_are_counted(tmp_path: Path) -> None:
     """Without a slot."""
     async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:
         held = [await served.leases().acquire() for _ in range(2)]
-        answer = await served.client.post(f"{PATH}/count_tokens", json=ASKED)
+        without_limit = {key: value for key, value in ASKED.items() if key != "max_tokens"}
+        answer = await served.client.post(f"{PATH}/count_tokens", json=without_limit)
+        with_system = await served.client.post(f"{PATH}/count_tokens", json={**without_limit, "system": "be brief"})
         for lease in held:
             served.leases().release(lease)
 
-        assert answer.json()["input_tokens"] > 0
+        assert 0 < answer.json()["input_tokens"] < with_system.json()["input_tokens"]

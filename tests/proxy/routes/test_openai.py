@@ -136,6 +136,46 @@ async def test_choices_that_are_no_number(tmp_path: Path, wanted: object) -> Non
         assert (400, "n") == (answer.status_code, answer.json()["error"]["param"])
 
 
+async def test_functions_of_old(tmp_path: Path) -> None:
+    """A stream that is put into other words ends as any other does, also where nothing was called."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:
+        body = chat(functions=[{"name": "f"}], stream=True, max_tokens=4, standin={"reply": "abcd"})
+        events = _events((await served.client.post("/v1/chat/completions", json=body)).text)
+        cut = await served.client.post(
+            "/v1/chat/completions", json={**body, "standin": {"token_ms": 1, "die_after_tokens": 2}}
+        )
+
+        assert "abcd" == "".join(choice["delta"].get("content") or "" for e in events for choice in e["choices"])
+        assert "stop" == events[-1]["choices"][0]["finish_reason"]
+        assert "engine_died" in cut.text
+        assert "[DONE]" not in cut.text
+
+
+async def test_json_that_is_none(tmp_path: Path) -> None:
+    """An answer that ended by itself and is no JSON is the engine's fault, and worth another try; a cut one is not."""
+    asked: dict[str, Any] = {"response_format": {"type": "json_object"}, "standin": {"reply": '{"a'}}
+    async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:
+        ended = await served.client.post("/v1/chat/completions", json=chat(**asked, max_tokens=100))
+        cut = await served.client.post("/v1/chat/completions", json=chat(**asked, max_tokens=1))
+        stopped = await served.client.post("/v1/chat/completions", json=chat(**asked, max_tokens=100, stop=["b"]))
+        await served.until_free(2)
+
+        assert (502, "invalid_json") == (ended.status_code, ended.json()["error"]["code"])
+        assert (200, 200) == (cut.status_code, stopped.status_code)
+
+
+async def test_few_dimensions(tmp_path: Path) -> None:
+    """The rest of every vector is cut off; more than there are is the client's mistake."""
+    async with serving(tmp_path, {"embed": standin_config(tmp_path, model={"task": "embedding"})}) as served:
+        asked = {"model": "embed", "input": ["a", "b"]}
+        few = await served.client.post("/v1/embeddings", json={**asked, "dimensions": 3})
+        many = await served.client.post("/v1/embeddings", json={**asked, "dimensions": 3000})
+        await served.until_free(2, "embed")
+
+        assert [3, 3] == [len(entry["embedding"]) for entry in few.json()["data"]]
+        assert (400, "dimensions") == (many.status_code, many.json()["error"]["param"])
+
+
 def _events(text: str) -> list[dict[str, Any]]:
     lines = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
     assert "[DONE]" == lines.pop()

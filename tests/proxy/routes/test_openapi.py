@@ -157,6 +157,9 @@ def _known(session: requests.Session, url: str, path: str, name: str) -> dict[st
     if "username" in path or "key_id" in path:
         made("/admin/v1/users", {"username": name})
         known |= {"username": name, "key_id": made(f"/admin/v1/users/{name}/keys", {}).json()["id"]}
+    if "/aliases/" in path:
+        made("/admin/v1/aliases", {"name": name, "model": "chat"})
+        known["name"] = name
     if "session_id" in path:
         known["session_id"] = made("/v1/chat/completions", chat(name)).headers["x-hugind-session-id"]
     return {name: value for name, value in known.items() if f"{{{name}}}" in path}

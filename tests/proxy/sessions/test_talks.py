@@ -29,7 +29,7 @@ HELLO = {"role": "user", "content": "hello"}
 KINDS = (
     lambda header, request: chat_talk(SCOPE, header, {"messages": [HELLO], **request}, history="client"),
     lambda header, request: text_talk(SCOPE, header, {"prompt": "hello", **request}),
-    lambda header, request: responses_talk(SCOPE, header, {"input": "hello", **request}),
+    lambda header, request: responses_talk(SCOPE, header, request, request.get("input", [HELLO])),
     lambda header, request: bare_talk(SCOPE, header, request),
 )
 IDS = ("chat", "text", "responses", "bare")
@@ -160,13 +160,10 @@ def test_text() -> None:
 
 
 def test_responses() -> None:
-    """Text is a user's message, instructions are the system's; then it is as a chat."""
-    assert Talk(SCOPE, chat(HELLO).chain) == responses_talk(SCOPE, sent(), {"input": "hello"})
-    assert Talk(SCOPE, chat(HELLO).chain) == responses_talk(SCOPE, sent(), {"input": [HELLO]})
-    told = responses_talk(SCOPE, sent(), {"instructions": "be kind", "input": [HELLO, HELLO]})
-    assert Talk(SCOPE, chat(SYSTEM, HELLO, HELLO).chain, 1) == told
-    only = {"input": [{"role": "developer", "content": "be kind"}]}
-    assert Talk(SCOPE, chat(SYSTEM).chain, 0) == responses_talk(SCOPE, sent(), only)
+    """As a chat, whoever keeps the histories of those."""
+    messages = [SYSTEM, HELLO, HELLO]
+    assert chat(*messages) == responses_talk(SCOPE, sent(history=b"server"), {"input": "x"}, messages)
+    assert Talk(SCOPE, chat(SYSTEM).chain, 0, "x", [SYSTEM]) == responses_talk(SCOPE, sent(b"x"), {}, [SYSTEM])
 
 
 def test_bare() -> None:

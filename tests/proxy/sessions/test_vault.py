@@ -83,6 +83,7 @@ async def test_what_was_saved_is_in_the_books(tmp_path: Path, memory: Path) -> N
 
         assert session.memory
         assert (tokens_of(LONG), made.policy.fingerprint) == (session.memory.tokens, session.memory.fingerprint)
+        assert 1 == made.shelf.store.saves
         assert (False, False, tokens_of(LONG)) == (made.seat().is_dirty, made.seat().has_failed, made.seat().tokens)
         assert [{"role": "user", "content": STORY}] == made.shelf.scribe.noted(session)
         assert None is session.messages

@@ -66,6 +66,19 @@ async def test_worker_is_known(worker: Watched, tmp_path: Path) -> None:
     assert await client.slots(5) == [SlotState(0, is_processing=False), SlotState(1, is_processing=False)]
 
 
+async def test_metrics_are_text(worker: Watched) -> None:
+    """As the engine tells them; whatever answers otherwise ends in one kind of error."""
+    assert "\nllamacpp:requests_processing 0\n" in await worker.spawn.client.metrics_text(5)
+    with pytest.raises(WorkerUnreachable, match="/metrics answered 401"):
+        await WorkerClient(worker.spawn.endpoint, "wrong").metrics_text(5)
+    async with _serve(lambda _: None) as client:
+        with pytest.raises(WorkerUnreachable, match="/metrics: TimeoutError"):
+            await client.metrics_text(0.05)
+    async with _serve(lambda _: b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{") as client:
+        with pytest.raises(WorkerUnreachable, match="/metrics: StreamCut"):
+            await client.metrics_text(5)
+
+
 async def test_a_stream(worker: Watched) -> None:
     """The answer to a POST comes in pieces, whole in the end."""
     body = orjson.dumps({"messages": [], "max_tokens": 4, "stream": True, "id_slot": 1})
@@ -168,6 +181,20 @@ async def test_server_that_is_something_else(reply: bytes) -> None:
             await client.slots(5)
         with pytest.raises(WorkerUnreachable):
             await client.props(5)
+
+
+@pytest.mark.parametrize(
+    ("told", "takes"),
+    [
+        ('{"chat_template_caps": {"supports_tools": true, "supports_tool_calls": false}}', {"supports_tools"}),
+        ('{"chat_template_caps": {}}', set()),
+        ("{}", None),
+    ],
+)
+async def test_what_a_template_takes(told: str, takes: set[str] | None) -> None:
+    """Is what the engine says that it does; an engine that says nothing has not said no."""
+    async with _serve(lambda _: _ok(told)) as client:
+        assert takes == (await client.props(5)).template_takes
 
 
 async def test_key_is_sent() -> None:

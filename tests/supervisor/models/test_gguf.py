@@ -230,3 +230,20 @@ def test_unreadable(tmp_path: Path) -> None:
         read_header(tmp_path / "missing.gguf")
     with pytest.raises(GgufError, match=os.strerror(21)):
         read_header(tmp_path)
+
+
+def test_further_part(tmp_path: Path) -> None:
+    """Of a split model only the first part names the architecture; the others are read where they are meant."""
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama", split_max_tensors=1)
+    for name in ("token_embd.weight", "output.weight"):
+        writer.add_tensor(name, np.zeros((4, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    first, second = sorted(tmp_path.glob("*.gguf"))
+
+    assert ("llama", 128) == (read_header(first).architecture, read_header(first).parameters)
+    with pytest.raises(GgufError, match="names no architecture"):
+        read_header(second)
+    assert 128 == read_header(second, is_further_part=True).parameters

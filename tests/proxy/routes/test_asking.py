@@ -1,0 +1,69 @@
+"""The beginning of a request: what a dialect refuses, and whether a model's template knows tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hugind.proxy.dialects.errors import DialectError
+from hugind.proxy.errors import ApiError
+from hugind.proxy.routes.asking import fit_template, refusing, template_takes
+from tests.proxy.people import add_user, bearer, rows
+from tests.proxy.serving import chat, serving, standin_config
+
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
+CALL: dict[str, Any] = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def test_a_dialects_refusal_is_a_400() -> None:
+    """With its field and its code."""
+    with pytest.raises(ApiError) as refused, refusing():
+        raise DialectError.unsupported("not here", "audio")
+
+    assert (400, "not here", "audio", "unsupported_value") == (
+        refused.value.status,
+        refused.value.message,
+        refused.value.param,
+        refused.value.code,
+    )
+
+
+async def test_what_is_refused_does_not_count(tmp_path: Path) -> None:
+    """A request that makes no sense uses up nothing."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:
+        secret = await add_user(served.gateway.books.accounts, "alice", {"requests": 1})
+        wrong = await served.client.post(
+            "/v1/chat/completions", json=chat(audio={"voice": "a"}), headers=bearer(secret)
+        )
+        right = await served.client.post("/v1/chat/completions", json=chat(max_tokens=1), headers=bearer(secret))
+
+        assert (400, 200) == (wrong.status_code, right.status_code)
+        assert 1 == len(await rows(served))
+
+
+async def test_tools_and_a_template_without(tmp_path: Path) -> None:
+    """They are refused, unless none is to be called; what was said of them is told in words."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:
+        engine = served.engine()
+        unknown = template_takes(engine)
+        request: dict[str, Any] = {"tools": [TOOL], "messages": [{"role": "assistant", "tool_calls": [CALL]}]}
+        fit_template(engine, request)
+        assert [TOOL] == request["tools"]
+
+        served.spawn().template_takes = frozenset()
+        with pytest.raises(ApiError, match="'chat' does not support tools") as refused:
+            fit_template(engine, request)
+        none = {**request, "tool_choice": "none"}
+        fit_template(engine, none)
+
+        served.spawn().template_takes = frozenset({"supports_tools", "supports_tool_calls"})
+        able = {"tools": [TOOL], "messages": request["messages"]}
+        fit_template(engine, able)
+
+    assert unknown is None
+    assert ("tools", "unsupported_value") == (refused.value.param, refused.value.code)
+    assert "tools" not in none
+    assert "<tool_call>" in none["messages"][0]["content"]
+    assert [CALL] == able["messages"][0]["tool_calls"]
