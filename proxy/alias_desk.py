@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from hugind.proxy.access.principal import Principal
 from hugind.proxy.errors import ApiError
@@ -31,7 +30,7 @@ def base_alias(
     if quantization is None:
         return alias
     wanted = _quantized(gateway, target.engine, quantization)
-    engine = next((one for one in gateway.visible_engines(principal) if _model_file(one) == wanted.path), None)
+    engine = next((one for one in gateway.visible_engines(principal) if one.model_file == wanted.path), None)
     if engine is None:
         raise ApiError(404, f"'{wanted.name}' is not served here", code="model_not_found", param="quantization")
     return alias.model_copy(update={"model": engine.name, "quantization": quantization})
@@ -90,14 +89,10 @@ def names_of_models(gateway: Gateway) -> set[str]:
 
 def _quantized(gateway: Gateway, engine: Engine, quantization: Quantization) -> LibraryModel:
     try:
-        return choose_quantized(Library(gateway.home).models(), _model_file(engine), quantization)
+        return choose_quantized(Library(gateway.home).models(), engine.model_file, quantization)
     except AliasError as error:
         hint = f" ({error.hint})" if error.hint else ""
         raise ApiError(404, error.message + hint, code="model_not_found", param="quantization") from None
-
-
-def _model_file(engine: Engine) -> Path:
-    return engine.config.path_of(engine.config.model.model_path, engine.home)
 
 
 def _unreadable(error: ConfigError) -> ApiError:

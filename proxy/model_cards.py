@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hugind.proxy.abilities import abilities_of, file_of
 from hugind.proxy.access.principal import Principal
 from hugind.proxy.dialects.ollama_models import Card, Loaded, Settings, digest_of, header_info, projector_info
 from hugind.proxy.gateway import Gateway, Target
-from hugind.proxy.routes.asking import template_takes
 from hugind.proxy.sessions.prompts import read_system_prompt
 from hugind.supervisor.aliases import Alias
 from hugind.supervisor.engine import Engine
@@ -73,7 +73,7 @@ async def dossier(target: Target, name: str, *, is_verbose: bool = False) -> Dos
 
 
 def _cards(engines: Mapping[str, Engine], aliases: Mapping[str, Alias]) -> list[Card]:
-    cards = {name: _card(engine, _describe(_model_file(engine))) for name, engine in engines.items()}
+    cards = {name: _card(engine, file_of(engine)) for name, engine in engines.items()}
     for name, alias in aliases.items():
         cards.setdefault(name, _alias_card(name, alias, cards[alias.model]))
     return list(cards.values())
@@ -81,7 +81,7 @@ def _cards(engines: Mapping[str, Engine], aliases: Mapping[str, Alias]) -> list[
 
 def _dossier(target: Target, name: str, is_verbose: bool) -> Dossier:
     engine, alias = target.engine, target.alias
-    about, projector = _describe(_model_file(engine)), _describe(_projector_file(engine))
+    about, projector = file_of(engine), _describe(_projector_file(engine))
     card = _card(engine, about)
     return Dossier(
         card=card if alias is None else _alias_card(name, alias, card),
@@ -113,18 +113,8 @@ def _card(engine: Engine, about: Described | None) -> Card:
         quantization_level=quantization_level(header),
         context_length=min(ctx_size, header.context_length or ctx_size),
         embedding_length=embedding if isinstance(embedding, int) else 0,
-        capabilities=_capabilities(engine, about),
+        capabilities=abilities_of(engine) or (),
     )
-
-
-def _capabilities(engine: Engine, about: Described) -> tuple[str, ...]:
-    """By its file; once it is loaded, whether it calls tools is by the engine's own trial of its template."""
-    model = engine.config.model
-    found = about.capabilities(has_mmproj=model.mmproj_path is not None, task=model.task)
-    takes = template_takes(engine)
-    if takes is None or model.task != "chat" or ("tools" in found) == ("supports_tools" in takes):
-        return found
-    return tuple(word for word in found if word != "tools") if "tools" in found else (*found, "tools")
 
 
 def _alias_card(name: str, alias: Alias, model: Card) -> Card:
@@ -188,10 +178,6 @@ def _describe(path: Path | None) -> Described | None:
     except GgufError as error:
         logger.debug("%s", error.message)
         return None
-
-
-def _model_file(engine: Engine) -> Path:
-    return engine.config.path_of(engine.config.model.model_path, engine.home)
 
 
 def _projector_file(engine: Engine) -> Path | None:

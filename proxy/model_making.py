@@ -142,7 +142,7 @@ class ModelMaker:
         was_adapted = self._is_adapted(name)
         try:
             files, adapters = _find_all(blobs, recipe.files), _find_all(blobs, recipe.adapters)
-            elsewhere = [_model_file(base)] if base else []
+            elsewhere = [base.model_file] if base else []
             headers = [read_header(file) for file in (elsewhere or files)]
             _check_template(recipe, next((one.chat_template for one in headers if one.chat_template), ""))
             made, loras = self._local.place(name, files, adapters, headers[0].architecture)
@@ -207,7 +207,7 @@ class ModelMaker:
         if self._is_adapted(name):
             return
         model = next((model for model in Library(self._home).models() if model.name == name), None)
-        if name in self._home.config_names() or model is None or (engine and _model_file(engine) != model.path):
+        if name in self._home.config_names() or model is None or (engine and engine.model_file != model.path):
             words = f"'{name}' comes from a config, which is for whoever runs the gateway to remove"
             raise ApiError(400, words, code="not_removable")
         files = {*parts_of_file(model.path), model.mmproj}
@@ -260,7 +260,7 @@ class ModelMaker:
     def _engine_of(self, name: str, path: Path) -> Engine | None:
         """What serves the model that was made under a name; the library may have had to give it a longer one."""
         engines = self._gateway.fleet.engines
-        by_file = (engine for engine in engines.values() if _model_file(engine) == path)
+        by_file = (engine for engine in engines.values() if engine.model_file == path)
         return engines.get(name) or (None if self._is_adapted(name) else next(by_file, None))
 
     def _in_library(self, name: str, principal: Principal) -> str | None:
@@ -313,7 +313,3 @@ def _files(engine: Engine) -> list[Path]:
     named = (model.model_path, model.mmproj_path, model.draft_path, *model.lora_paths)
     paths = [engine.config.path_of(path, engine.home) for path in named if path]
     return [part for path in paths for part in parts_of_file(path)]
-
-
-def _model_file(engine: Engine) -> Path:
-    return engine.config.path_of(engine.config.model.model_path, engine.home)

@@ -100,6 +100,11 @@ class Engine:
             workers=[worker.status() for worker in self.workers],
         )
 
+    @property
+    def model_file(self) -> Path:
+        """Its GGUF file, whether it is there or not."""
+        return self.config.path_of(self.config.model.model_path, self.home)
+
     def listen(self, listener: Callable[[Worker], None]) -> None:
         """Call `listener` after every move of a worker's state, for as long as the engine lives."""
         self._listeners.append(listener)

@@ -19,6 +19,9 @@ Stage = Literal["away", "loading", "ready", "ending"]
 NOTHING = Footprint(0, 0)
 DEFAULT_LOAD_S = 1.0
 """Of an engine that was never loaded."""
+TERM_S = 60.0
+"""After so long a busy engine yields even if somebody still waits who waited for it: they may do so for ever, where
+others always come first."""
 SETTLING_LOOK_S = 0.1
 """Memory of a process that has just ended is looked for so often."""
 
@@ -254,9 +257,9 @@ def _fewest(
 
 def _yields_at(busy: Standing, one: Standing) -> float:
     """When a busy engine has had its time: as long as the other takes to load, and its own waiters served."""
-    if busy.ready_since is None or not busy.has_served:
+    if busy.ready_since is None:
         return math.inf
-    return busy.ready_since + _load_s(one)
+    return busy.ready_since + (_load_s(one) if busy.has_served else max(_load_s(one), TERM_S))
 
 
 def _load_s(one: Standing) -> float:

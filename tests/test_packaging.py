@@ -22,6 +22,7 @@ WITHOUT_A_TEST = {
     "proxy/records/migrations/env.py": "alembic runs it; tests/proxy/records/test_database.py runs alembic",
     "proxy/records/migrations/run.py": "tests/proxy/records/test_database.py runs it",
     "proxy/records/migrations/versions/v0001_first.py": "tests/proxy/records/test_database.py runs it",
+    "proxy/records/migrations/versions/v0002_responses.py": "tests/proxy/records/test_database.py runs it",
 }
 """Source files that have no mirror under tests/, with the reason."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
+from hugind.proxy.abilities import template_takes
 from hugind.proxy.access.principal import Principal
 from hugind.proxy.admission import admit
 from hugind.proxy.dialects.defaults import add_messages, add_parameters
@@ -126,12 +127,6 @@ def fit_template(engine: Engine, request: dict[str, Any]) -> None:
         del request["tools"]
     if "supports_tool_calls" not in takes and has_tool_messages(request.get("messages")):
         request["messages"] = to_plain_messages(request["messages"])
-
-
-def template_takes(engine: Engine) -> frozenset[str] | None:
-    """What the template of a loaded engine can render, as the engine tried; None while that is not known."""
-    told = (worker.spawn.template_takes for worker in engine.workers if worker.spawn is not None)
-    return next((takes for takes in told if takes is not None), None)
 
 
 def put_before(target: Target, messages: Any) -> Any:

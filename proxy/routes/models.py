@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
 
+from hugind.proxy.abilities import abilities_of, file_of
 from hugind.proxy.access.principal import Principal
 from hugind.proxy.dialects.model_lists import (
     ListedModel,
@@ -19,13 +21,23 @@ from hugind.proxy.dialects.model_lists import (
 )
 from hugind.proxy.failures import dialect_of
 from hugind.proxy.gateway import Gateway
-from hugind.proxy.routes.asking import refusing, template_takes
+from hugind.proxy.routes.asking import refusing
 from hugind.proxy.routes.callers import principal_of
 from hugind.proxy.sessions.desk import ability_of
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.model_names import match_name
-from hugind.supervisor.models.gguf import GgufError
-from hugind.supervisor.models.library import Described, described
+from hugind.supervisor.models.library import Described
+
+_UNREADABLE = {"chat": ("completion",), "embedding": ("embedding",)}
+"""What a model is good for by its config alone."""
+
+
+@dataclass(frozen=True)
+class _File:
+    """What the file of an engine's model says. None: it cannot be read."""
+
+    described: Described | None
+    abilities: tuple[str, ...] | None
 
 
 def models_router(gateway: Gateway) -> APIRouter:
@@ -47,7 +59,7 @@ def models_router(gateway: Gateway) -> APIRouter:
         """One of them, by any of its names."""
         target = gateway.target_for(name, principal_of(request))
         engine = target.engine
-        listed = _model(gateway, engine, (await _read(gateway, [engine]))[0], started)
+        listed = _model(gateway, engine, (await _read([engine]))[0], started)
         if target.alias is not None:
             known = gateway.aliases.all()
             listed = ListedModel(
@@ -67,7 +79,7 @@ def _is_anthropic(request: Request) -> bool:
 
 async def _listed(gateway: Gateway, principal: Principal, started: float) -> list[ListedModel]:
     engines = gateway.visible_engines(principal)
-    files = await _read(gateway, engines)
+    files = await _read(engines)
     models = {engine.name: _model(gateway, engine, file, started) for engine, file in zip(engines, files, strict=True)}
     aliases = [
         ListedModel(name, alias.created_at or started, models[alias.model].meta, alias.model)
@@ -77,28 +89,18 @@ async def _listed(gateway: Gateway, principal: Principal, started: float) -> lis
     return [*models.values(), *aliases]
 
 
-async def _read(gateway: Gateway, engines: Sequence[Engine]) -> list[Described | None]:
-    """What the files of engines say; None where they cannot be read."""
-    paths = [engine.config.path_of(engine.config.model.model_path, gateway.home) for engine in engines]
-
-    def read() -> list[Described | None]:
-        found: list[Described | None] = []
-        for path in paths:
-            try:
-                found.append(described(path))
-            except GgufError:
-                found.append(None)
-        return found
-
-    return await asyncio.to_thread(read)
+async def _read(engines: Sequence[Engine]) -> list[_File]:
+    """What the files of engines say."""
+    return await asyncio.to_thread(lambda: [_File(file_of(engine), abilities_of(engine)) for engine in engines])
 
 
-def _model(gateway: Gateway, engine: Engine, file: Described | None, started: float) -> ListedModel:
-    model = engine.config.model
+def _model(gateway: Gateway, engine: Engine, about: _File, started: float) -> ListedModel:
+    task, file = engine.config.model.task, about.described
+    can = _UNREADABLE.get(task, ()) if about.abilities is None else about.abilities
     meta = {
         "state": engine.state,
-        "task": model.task,
-        "capabilities": _capabilities(engine, file),
+        "task": task,
+        "capabilities": list(can),
         "n_ctx": engine.config.context.ctx_size,
         "sessions": _sessions(gateway, engine),
     }
@@ -107,18 +109,6 @@ def _model(gateway: Gateway, engine: Engine, file: Described | None, started: fl
     header = file.header
     meta |= {"n_ctx_train": header.context_length, "n_params": file.parameters, "size": file.size_bytes}
     return ListedModel(engine.name, header.mtime_ns / 1e9, meta)
-
-
-def _capabilities(engine: Engine, file: Described | None) -> list[str]:
-    """By its file; once it is loaded, whether it calls tools is by the engine's own trial of its template."""
-    model = engine.config.model
-    if file is None:
-        return {"chat": ["completion"], "embedding": ["embedding"]}.get(model.task, [])
-    found = list(file.capabilities(has_mmproj=model.mmproj_path is not None, task=model.task))
-    takes = template_takes(engine)
-    if takes is None or model.task != "chat" or ("tools" in found) == ("supports_tools" in takes):
-        return found
-    return [word for word in found if word != "tools"] if "tools" in found else [*found, "tools"]
 
 
 def _sessions(gateway: Gateway, engine: Engine) -> dict[str, str | None]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from hugind.proxy.abilities import abilities_of
 from hugind.proxy.access.auth import believed_header
 from hugind.proxy.access.principal import Principal
 from hugind.proxy.dialects import ollama_request as translate
@@ -20,7 +22,7 @@ from hugind.proxy.forward import NDJSON_HEADERS, assemble, relay_translated
 from hugind.proxy.gateway import Gateway, Handler
 from hugind.proxy.routes import ollama_embed
 from hugind.proxy.routes.asking import begin, fit_template, put_before, refusing
-from hugind.proxy.routes.ollama_inference import Asked, begin_loaded, capabilities, read_asked, respond
+from hugind.proxy.routes.ollama_inference import Asked, begin_loaded, read_asked, respond
 from hugind.proxy.sessions.talks import bare_talk, chat_talk, owner_of, text_talk
 from hugind.proxy.sessions.transcript import Scope, Talk
 from hugind.proxy.turn import find_scope, take_turn
@@ -163,8 +165,10 @@ def _shorter(error: ApiError, request: dict[str, Any], body: dict[str, Any]) -> 
 async def _refuse_what_it_cannot(asked: Asked, plan: Plan) -> None:
     body, is_infill = plan.body, plan.path == INFILL_PATH
     tools, images, thinks = body.get("tools"), translate.has_images(body), translate.thinks(body)
-    can = await capabilities(asked.engine) if is_infill or tools or images or thinks else None
-    if can is None:
+    if not (is_infill or tools or images or thinks):
+        return
+    can = await asyncio.to_thread(abilities_of, asked.engine)
+    if can is None:  # the engine will say what is wrong with its file
         return
     if is_infill and "insert" not in can:
         raise ApiError(400, f'"{asked.name}" does not support insert', param="suffix")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import orjson
 
+from hugind.proxy.abilities import file_of
 from hugind.proxy.access.principal import Principal
 from hugind.proxy.dialects.ollama_embeddings import (
     cut,
@@ -19,7 +22,7 @@ from hugind.proxy.exchange import Exchange
 from hugind.proxy.forward import prompt_tokens_of
 from hugind.proxy.gateway import Gateway, Handler
 from hugind.proxy.routes.asking import refusing
-from hugind.proxy.routes.ollama_inference import Asked, begin_loaded, header_of, read_asked, respond
+from hugind.proxy.routes.ollama_inference import Asked, begin_loaded, read_asked, respond
 from hugind.proxy.turn import asker_of, take_slot
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.errors import WorkerUnreachable
@@ -108,8 +111,8 @@ async def _input_limit(engine: Engine) -> int:
     """Tokens of one input of an embedding engine."""
     context = engine.config.context
     batch = context.batch_size or min(context.ctx_size, MAX_POOLED_BATCH)
-    header = await header_of(engine)
-    trained = (header.context_length if header else None) or context.ctx_size
+    file = await asyncio.to_thread(file_of, engine)
+    trained = (file.header.context_length if file else None) or context.ctx_size
     return min(context.ctx_size, trained, context.ubatch_size or batch, batch)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -19,9 +18,6 @@ from hugind.proxy.routes.asking import Task, begin, read_body
 from hugind.proxy.routes.ollama_asking import find
 from hugind.proxy.turn import await_engine
 from hugind.supervisor.engine import Engine
-from hugind.supervisor.models.capabilities import capabilities_of
-from hugind.supervisor.models.gguf import GgufError, GgufHeader
-from hugind.supervisor.models.library import described
 
 
 @dataclass(frozen=True)
@@ -91,29 +87,6 @@ async def begin_loaded(gateway: Gateway, asked: Asked, body: dict[str, Any]) -> 
     begun = time.perf_counter()
     await await_engine(gateway.leases(asked.engine), asked.exchange)
     return time.perf_counter() - begun
-
-
-async def header_of(engine: Engine) -> GgufHeader | None:
-    """What an engine's model says of itself; None: it cannot be read, and the engine will say why."""
-    path = engine.config.path_of(engine.config.model.model_path, engine.home)
-    try:
-        return (await asyncio.to_thread(described, path)).header
-    except GgufError:
-        return None
-
-
-async def capabilities(engine: Engine) -> tuple[str, ...] | None:
-    """What a model can do, with the template that its config gives it; None: not known."""
-    header, config = await header_of(engine), engine.config
-    if header is None:
-        return None
-    template = config.chat.template
-    if config.chat.template_file is not None:
-        path = config.path_of(config.chat.template_file, engine.home)
-        template = await asyncio.to_thread(path.read_text, "utf-8")
-    if template is not None:
-        header = replace(header, values={**header.values, "tokenizer.chat_template": template})
-    return capabilities_of(header, has_mmproj=config.model.mmproj_path is not None, task=config.model.task)
 
 
 async def respond(exchange: Exchange, payload: dict[str, Any]) -> None:

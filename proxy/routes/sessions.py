@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from hugind.proxy.access.principal import Principal
-from hugind.proxy.disconnect import DisconnectWatch
+from hugind.proxy.disconnect import DisconnectWatch, connection_of
 from hugind.proxy.errors import ApiError, ClientGone
 from hugind.proxy.gateway import Gateway
 from hugind.proxy.routes.callers import actor_of, end_user_of, principal_of
@@ -174,6 +174,8 @@ def _admin_router(gateway: Gateway, records: Records) -> APIRouter:
         """A new session from such a file."""
         (desk,) = _desks(gateway, engine, request)
         owner = Owner(await _known_principal(gateway, records, engine, principal), user or None)
+        if connection := connection_of(request.scope):
+            connection.expect_long_body()
         with desk.upload() as file:
             await _receive(request, file, desk.max_import_bytes)
             try:

@@ -239,7 +239,7 @@ def test_references_to_items(oai: openai.OpenAI) -> None:
 
     assert ["more", first.output_text, "hello"] == texts(oai.responses.input_items.list(second.id))
     talk = oai.conversations.create()
-    ask(oai, [item, item], conversation=talk.id)
+    ask(oai, [item, item, {"role": "user", "content": "more"}], conversation=talk.id)
     assert [first.output_text] * 2 == texts(oai.conversations.items.list(talk.id, order="asc"))[:2]
     with pytest.raises(openai.BadRequestError, match="no item"):
         ask(oai, [{**item, "id": "msg_" + "0" * 36}])

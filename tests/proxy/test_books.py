@@ -42,6 +42,15 @@ def test_pages_are_named_in_either_place() -> None:
     assert () == Rules.of(Settings(), read_environment({})).origins
 
 
+def test_as_whom_the_hub_is_asked() -> None:
+    """HF_TOKEN before the settings."""
+    settings, environment = Settings(hf_token=SecretStr("a")), read_environment({"HF_TOKEN": "b"})
+
+    assert SecretStr("b") == Rules.of(settings, environment).hub_token
+    assert SecretStr("a") == Rules.of(settings, read_environment({})).hub_token
+    assert Rules.of(Settings(), read_environment({})).hub_token is None
+
+
 def test_where_the_database_is(tmp_path: Path) -> None:
     home = Home(tmp_path)
     settings = Settings(database_url=SecretStr("postgresql://a/b"))

@@ -15,6 +15,7 @@ from hugind.supervisor.residency import (
     DEFAULT_LOAD_S,
     NOTHING,
     SETTLING_LOOK_S,
+    TERM_S,
     Decision,
     FleetRules,
     Group,
@@ -137,7 +138,8 @@ def test_a_load_that_nobody_waits_for_any_more_may_be_given_up() -> None:
     [
         (ready("b", refs=1, since=NOW - 5), NOW - 2),
         (ready("b", refs=1, since=NOW - 1), NOW + 2),
-        (ready("b", refs=1, since=NOW - 9, has_served=False), math.inf),
+        (ready("b", refs=1, since=NOW - 9, has_served=False), NOW - 9 + TERM_S),
+        (ready("b", refs=1, since=NOW - TERM_S, has_served=False), NOW),
         (ready("b", refs=1, since=NOW - 9, is_pinned=True), math.inf),
         (Standing("b", "loading", size(1), refs=1), math.inf),
     ],
@@ -276,7 +278,7 @@ def test_laws(there: list[Standing], rules: FleetRules, free: Footprint | None, 
         assert not one.is_pinned
         if one.is_busy:
             assert one.ready_since is not None
-            assert one.has_served
+            assert one.has_served or NOW - one.ready_since >= TERM_S
             assert any(other.is_needed and other.asked_since is not None for other in there)
     for name in [*decision.load, *decision.hopeless]:
         assert by_name[name].asked_since is not None

@@ -176,3 +176,33 @@ def test_one_address_beats_its_parts() -> None:
     given = read_environment({"DATABASE_URL": "postgresql://a/b", "POSTGRES_AUTH_HOST": "db"})
     assert given.database_url is not None
     assert given.database_url.get_secret_value() == "postgresql://a/b"
+
+
+def test_what_ollama_and_the_hub_read() -> None:
+    given = read_environment(
+        {
+            "OLLAMA_HOST": " 0.0.0.0 ",
+            "OLLAMA_LOCAL_PORT": "11500",
+            "OLLAMA_ORIGINS": "https://a.example, app://*,",
+            "OLLAMA_KEEP_ALIVE": "15m",
+            "OLLAMA_MAX_LOADED_MODELS": "0",
+            "OLLAMA_API_KEY": "theirs",
+            "HUGIND_API_KEY": "mine",
+            "HF_TOKEN": "hf_x",
+        }
+    )
+
+    assert (given.ollama_host, given.ollama_port) == ("0.0.0.0", 11500)  # noqa: S104 - read, not listened on
+    assert (given.origins, given.keep_alive, given.max_loaded) == (("https://a.example", "app://*"), "15m", 0)
+    secrets = (given.ollama_key, given.client_key, given.hf_token)
+    assert [secret and secret.get_secret_value() for secret in secrets] == ["theirs", "mine", "hf_x"]
+    for secret in ("theirs", "mine", "hf_x"):
+        assert secret not in repr(given)
+
+
+def test_unset_where_nothing_is_said() -> None:
+    given = read_environment({"OLLAMA_HOST": "", "OLLAMA_ORIGINS": " "})
+
+    assert (given.ollama_host, given.origins, given.max_loaded, given.client_key) == (None, (), None, None)
+    with pytest.raises(ConfigError, match="OLLAMA_LOCAL_PORT"):
+        read_environment({"OLLAMA_LOCAL_PORT": "http"})
