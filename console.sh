@@ -110,7 +110,7 @@ run_checks() {
     step ruff check .
     step mypy
     step lint-imports --no-cache
-    step pytest "$@"
+    step pytest -n 2 --dist loadfile "$@"
 }
 
 command=${1:-help}
