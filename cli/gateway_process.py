@@ -27,7 +27,7 @@ from hugind.supervisor.run_folder import GatewayRecord, live_gateways, sweep
 from hugind.supervisor.settings import Environment
 
 if TYPE_CHECKING:
-    from hugind.proxy.start import StartOptions  # the whole server stack: imported when it runs
+    from hugind.proxy.start_options import StartOptions  # the whole server stack: imported when it runs
 
 LOG_BYTES = 10 * 1024 * 1024
 LOG_BACKUPS = 3
@@ -70,7 +70,7 @@ def check(wanted: Wanted, environment: Environment) -> None:
 
 
 def _options(wanted: Wanted, environment: Environment) -> StartOptions:
-    from hugind.proxy.start import StartOptions
+    from hugind.proxy.start_options import StartOptions
 
     return StartOptions(
         configs=wanted.names,

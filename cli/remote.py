@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import httpx
 
+from hugind.supervisor.addresses import OLLAMA_PORT, is_loopback, split_address
 from hugind.supervisor.errors import HugindError
 from hugind.supervisor.run_folder import GatewayRecord, live_gateways
 
 if TYPE_CHECKING:
     from hugind.supervisor.settings import Environment
 
-DEFAULT_PORT = 11434
 CONNECT_S = 10
 ANSWER_S = 120
 """For what needs no model."""
@@ -204,10 +202,10 @@ def default_place(environment: Environment) -> Place:
     Raises:
         HugindError: OLLAMA_HOST cannot be read.
     """
-    return parse_place(environment.ollama_host or "", environment.ollama_port or DEFAULT_PORT)
+    return parse_place(environment.ollama_host or "", environment.ollama_port or OLLAMA_PORT)
 
 
-def parse_place(text: str, default_port: int = DEFAULT_PORT) -> Place:
+def parse_place(text: str, default_port: int = OLLAMA_PORT) -> Place:
     """An address as OLLAMA_HOST and --url have it: `host`, `host:port`, `:port`, `https://host/path`.
 
     With a scheme the default port is the scheme's. Asking "any address" means this machine.
@@ -215,39 +213,26 @@ def parse_place(text: str, default_port: int = DEFAULT_PORT) -> Place:
     Raises:
         HugindError: it is none.
     """
-    scheme, separator, rest = text.strip().rpartition("://")
-    scheme = scheme.lower() or "http"
     try:
-        parts = urlsplit(f"//{f'[{rest}]' if _is_bare_ipv6(rest) else rest}")
-        host, port = parts.hostname or "", parts.port
+        scheme, host, port, path = split_address(text)
     except ValueError:
-        host, port, scheme = "", None, ""
-    if scheme not in SCHEME_PORTS or " " in rest:
-        raise HugindError(f"{text!r} is no address of a server", hint="write it as http://127.0.0.1:11434")
+        raise _no_address(text) from None
+    if scheme not in (None, *SCHEME_PORTS) or " " in text.strip():
+        raise _no_address(text)
     if port is None:
-        port = SCHEME_PORTS[scheme] if separator else default_port
-    return Place(scheme, ANY_ADDRESSES.get(host, host), port, parts.path.rstrip("/"))
+        port = default_port if scheme is None else SCHEME_PORTS[scheme]
+    host = host or ""
+    return Place(scheme or "http", ANY_ADDRESSES.get(host, host), port, path.rstrip("/"))
+
+
+def _no_address(text: str) -> HugindError:
+    return HugindError(f"{text!r} is no address of a server", hint="write it as http://127.0.0.1:11434")
 
 
 def _is_at(record: GatewayRecord, place: Place) -> bool:
     here = parse_place(record.url)
     same_host = here.host == place.host or (is_loopback(here.host) and is_loopback(place.host))
     return (here.scheme, here.port, here.path) == (place.scheme, place.port, place.path) and same_host
-
-
-def is_loopback(host: str) -> bool:
-    """Whether it names this machine, whatever the network."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _is_bare_ipv6(text: str) -> bool:
-    try:
-        return ipaddress.ip_address(text).version == 6
-    except ValueError:
-        return False
 
 
 def _message(told: Any) -> str | None:

@@ -14,11 +14,13 @@ from hugind.cli.bench.standin import write_launcher
 from hugind.proxy.access.auth import Doorman, Keyring
 from hugind.proxy.access.principal import Principal
 from hugind.proxy.books import Rules
+from hugind.proxy.engines import load_engines
 from hugind.proxy.gateway import Gateway
 from hugind.proxy.reload import Loaded, Reloader
 from hugind.proxy.routes.records import Records
+from hugind.proxy.served_models import find_models
 from hugind.proxy.sessions.stores import Stores
-from hugind.proxy.start import StartOptions, find_models, load_engines
+from hugind.proxy.start_options import StartOptions
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.fleet import Fleet
 from hugind.supervisor.paths import Home

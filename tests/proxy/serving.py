@@ -17,12 +17,12 @@ from hugind.proxy.access.auth import Doorman, Keyring
 from hugind.proxy.access.principal import ALL_SCOPES, Principal
 from hugind.proxy.app import App
 from hugind.proxy.books import Books, Rules
+from hugind.proxy.engines import open_slot_folder
 from hugind.proxy.gateway import Gateway
 from hugind.proxy.leases import Leases
 from hugind.proxy.records.database import parse_address
 from hugind.proxy.server import BoundedConnection, Server, bind
 from hugind.proxy.sessions.stores import Stores
-from hugind.proxy.start import open_slot_folder
 from hugind.supervisor.config import Config
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.fleet import Fleet

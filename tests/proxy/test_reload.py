@@ -15,11 +15,11 @@ import pytest
 from hugind.proxy.access.auth import Keyring
 from hugind.proxy.access.principal import Principal
 from hugind.proxy.books import Rules
+from hugind.proxy.engines import open_slot_folder
 from hugind.proxy.errors import ApiError
 from hugind.proxy.gateway import Gateway
 from hugind.proxy.reload import Difference, Loaded, Reloader
 from hugind.proxy.sessions.stores import Stores
-from hugind.proxy.start import open_slot_folder
 from hugind.supervisor.config import Config
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.errors import ConfigError
