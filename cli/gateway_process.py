@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
@@ -20,14 +20,12 @@ from hugind.cli.client import GatewayClient
 from hugind.cli.greeting import is_on_demand, say_what_next
 from hugind.cli.shelf import find_entry
 from hugind.cli.start_options import Wanted, is_config_file
+from hugind.proxy.start_options import StartOptions
 from hugind.supervisor.config import load_config
 from hugind.supervisor.errors import HugindError
 from hugind.supervisor.paths import Home
 from hugind.supervisor.run_folder import GatewayRecord, live_gateways, sweep
 from hugind.supervisor.settings import Environment
-
-if TYPE_CHECKING:
-    from hugind.proxy.start_options import StartOptions  # the whole server stack: imported when it runs
 
 LOG_BYTES = 10 * 1024 * 1024
 LOG_BACKUPS = 3
@@ -42,7 +40,7 @@ def run_here(wanted: Wanted, environment: Environment, *, is_child: bool) -> Non
     Raises:
         HugindError: as `start_gateway`.
     """
-    from hugind.proxy.start import start_gateway
+    from hugind.proxy.start import start_gateway  # the whole server: imported when it runs
 
     environment.home.create()
     options = _options(wanted, environment)
@@ -70,8 +68,6 @@ def check(wanted: Wanted, environment: Environment) -> None:
 
 
 def _options(wanted: Wanted, environment: Environment) -> StartOptions:
-    from hugind.proxy.start_options import StartOptions
-
     return StartOptions(
         configs=wanted.names,
         host=wanted.host,

@@ -62,7 +62,8 @@ def _pull_there(server: Server, body: dict[str, Any]) -> None:
 def _pull_here(text: str, revision: str | None) -> None:
     from dataclasses import replace
 
-    from hugind.supervisor.models.download import Hub, download, plan
+    from hugind.supervisor.models.download import download
+    from hugind.supervisor.models.hub import Hub
     from hugind.supervisor.models.library import Library
     from hugind.supervisor.models.repository import parse_reference
     from hugind.supervisor.settings import load_settings, read_environment
@@ -76,7 +77,7 @@ def _pull_here(text: str, revision: str | None) -> None:
     hub = Hub(token=None if token is None else token.get_secret_value())
     home.create()
     with output.progress(f"looking for {reference}"):
-        wanted = plan(reference, hub)
+        wanted = hub.plan(reference)
     with output.bars(are_bytes=True) as show:
         paths = download(wanted, home, hub, lambda name, _, done, total: show(name, done, total))
     names = [model.name for model in Library(home).models() if model.path == paths[-1] or model.path in paths]

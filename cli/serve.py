@@ -38,8 +38,8 @@ def serve(
     """Serve all models, each loaded when asked for.
 
     Every config of the home and every model of its library, on Ollama's port, 11434, for clients of Ollama, OpenAI and
-    Anthropic alike. A model that nobody uses is unloaded
-    after five minutes, or when another needs its room; its conversations are kept. Ctrl-C stops it.
+    Anthropic alike. A model that nobody uses is unloaded after five minutes, or when another needs its room; its
+    conversations are kept. Ctrl-C stops it.
     """
     wanted = Wanted(
         is_on_demand=True,

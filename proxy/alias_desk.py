@@ -56,6 +56,24 @@ def put_alias(gateway: Gateway, principal: Principal, name: str, alias: Alias) -
     Raises:
         ApiError: 400 for what is no name, 409 for one that is taken, 500 where the file of aliases was spoiled by hand.
     """
+    kept = free_name(gateway, principal, name)
+    try:
+        gateway.aliases.put(kept, alias)
+    except AliasError as error:
+        raise ApiError(400, error.message, code="invalid_alias", param="name") from None
+    except ConfigError as error:
+        raise _unreadable(error) from error
+    return kept
+
+
+def free_name(gateway: Gateway, principal: Principal, name: str) -> str:
+    """The name that an alias would be kept under: its own, or as one is written that is the caller's to replace.
+
+    Blocks on the disk.
+
+    Raises:
+        ApiError: 409, it is taken.
+    """
     name = name.removesuffix(LATEST)
     if match_name(name, names_of_models(gateway)) is not None:
         raise ApiError(
@@ -65,12 +83,6 @@ def put_alias(gateway: Gateway, principal: Principal, name: str, alias: Alias) -
     same = match_name(name, known)
     if same is not None and not principal.may_use(known[same].model):
         raise ApiError(409, f"the name '{name}' is taken", code="name_taken")
-    try:
-        gateway.aliases.put(same or name, alias)
-    except AliasError as error:
-        raise ApiError(400, error.message, code="invalid_alias", param="name") from None
-    except ConfigError as error:
-        raise _unreadable(error) from error
     return same or name
 
 

@@ -62,13 +62,13 @@ class Gateway:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            for leases in self._leases.values():
+            for leases in [*self._leases.values()]:  # a reload may still be at it
                 await leases.aclose()
         finally:
             try:
                 await self.fleet.__aexit__(kind, error, trace)  # workers that end save what they hold
             finally:
-                for keeper in self._keepers.values():
+                for keeper in [*self._keepers.values()]:
                     await keeper.aclose()
                 await self.stores.__aexit__(kind, error, trace)
                 await self.books.__aexit__(kind, error, trace)

@@ -195,6 +195,11 @@ class Leases:
                 return lease
             self._free(place, is_turn=True)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether `until_ready` returns at once."""
+        return bool(self._workers)
+
     async def until_ready(self, asker: Asker = NOBODY) -> None:
         """Wait for a worker that is ready; not for one of its slots.
 

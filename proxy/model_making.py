@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from hugind.proxy.access.principal import Principal
-from hugind.proxy.alias_desk import base_alias, drop_alias, find_alias, names_of_models, put_alias
+from hugind.proxy.alias_desk import base_alias, drop_alias, find_alias, free_name, names_of_models, put_alias
 from hugind.proxy.dialects.errors import DialectError
 from hugind.proxy.dialects.ollama_create import Recipe, base_name, check_template
 from hugind.proxy.errors import ApiError
@@ -106,7 +106,7 @@ class ModelMaker:
     async def _make_model(self, recipe: Recipe, principal: Principal) -> Made:
         base = self._gateway.target_for(recipe.source, principal) if recipe.source else None
         settings = _derive((base and base.alias) or Alias(model=recipe.engine_name), recipe)
-        is_new = await asyncio.to_thread(self._check_names, recipe)
+        is_new = await asyncio.to_thread(self._check_names, recipe, principal)
         try:
             path = await asyncio.to_thread(self._place, recipe, base.engine if base else None)
             await self._reload()
@@ -123,9 +123,13 @@ class ModelMaker:
         digest = (*recipe.files, *recipe.adapters)[0].removeprefix("sha256:")
         return Made(recipe.name, digest, is_served=engine is not None)
 
-    def _check_names(self, recipe: Recipe) -> bool:
+    def _check_names(self, recipe: Recipe, principal: Principal) -> bool:
         """Whether there is nothing yet under the name of the model; what is there must have been made so. Blocks."""
         name = recipe.engine_name
+        if not principal.may_use(name):
+            raise ApiError(403, f"this key may not use a model '{name}', and so not make it", code="model_not_allowed")
+        if recipe.is_alias:
+            free_name(self._gateway, principal, recipe.name)
         is_made = self._local.folder(name).is_dir()
         is_config = match_name(name, self._home.config_names()) is not None
         is_known = is_config or match_name(name, names_of_models(self._gateway)) is not None
@@ -206,11 +210,12 @@ class ModelMaker:
             raise ApiError(409, words, code="in_use")
         if self._is_adapted(name):
             return
-        model = next((model for model in Library(self._home).models() if model.name == name), None)
+        library = Library(self._home)
+        model = next((model for model in library.models() if model.name == name), None)
         if name in self._home.config_names() or model is None or (engine and engine.model_file != model.path):
             words = f"'{name}' comes from a config, which is for whoever runs the gateway to remove"
             raise ApiError(400, words, code="not_removable")
-        files = {*parts_of_file(model.path), model.mmproj}
+        files = set(library.files_of(model))
         others = [one for one in self._gateway.fleet.engines.values() if one is not engine]
         if any(files.intersection(_files(other)) for other in others):
             raise ApiError(409, f"another model needs the files of '{name}'", code="in_use")
@@ -220,8 +225,7 @@ class ModelMaker:
             self._delete_made(name)
             return
         library = Library(self._home)
-        path = library.get(name).path
-        Blobs(self._home).forget([*parts_of_file(path), *path.parent.glob("mmproj-*")])
+        Blobs(self._home).forget(library.files_of(library.get(name)))
         library.remove(name)
 
     def _delete_made(self, name: str) -> None:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hugind.supervisor import tasks
-from hugind.supervisor.models.download import Hub, Plan, download, plan
+from hugind.supervisor.models.download import download
+from hugind.supervisor.models.download_plan import Plan
+from hugind.supervisor.models.hub import Hub
 from hugind.supervisor.models.repository import Reference
 from hugind.supervisor.paths import Home
 
@@ -67,7 +69,7 @@ class Pulls:
         Raises:
             DownloadError: the hub has no such thing, or cannot be asked.
         """
-        return await asyncio.to_thread(plan, reference, hub)
+        return await asyncio.to_thread(hub.plan, reference)
 
     async def follow(self, wanted: Plan, hub: Hub) -> AsyncGenerator[Step, None]:
         """Fetch what is planned, or join those who do; how far it is, until it is there. To be closed by who leaves.

@@ -44,7 +44,7 @@ def asker_of(exchange: Exchange) -> Asker:
 
 
 async def find_scope(keeper: Keeper, exchange: Exchange, owner: Owner) -> Scope:
-    """Where the sessions of `owner` are. Waits while the engine loads for the first time.
+    """Where the sessions of `owner` are. Waits while the engine loads.
 
     Raises:
         ApiError, ClientGone: as `take_slot`.

@@ -21,12 +21,14 @@ _SWITCHES = (
     *("use_mmap", "use_mlock", "numa", "low_vram", "f16_kv", "logits_all", "vocab_only", "embedding_only"),
     "penalize_newline",
 )
-_KINDS = {
+PARAMETER_KINDS = {
     **dict.fromkeys(_NUMBERS, "number"),
     **dict.fromkeys(_INTEGERS, "integer"),
     **dict.fromkeys(_SWITCHES, "boolean"),
     "stop": "array",
 }
+"""Those that are about loading are kept and shown, and without effect: that is for the config of a model to say."""
+
 _OTHER_NAMES = {
     "repetition_penalty": "repeat_penalty",
     "max_tokens": "num_predict",
@@ -34,13 +36,6 @@ _OTHER_NAMES = {
     "temp": "temperature",
 }
 """As people say who come from elsewhere."""
-
-LOAD_TIME = frozenset({*_SWITCHES, "num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "num_gqa", "tfs_z"}) | {
-    "draft_num_predict"
-}
-"""Kept and shown, and without effect: how a model is loaded is for its config to say."""
-
-PARAMETER_NAMES = frozenset(_KINDS)
 
 _MOST = 2**53
 """Beyond, a number is not what it was once it has been through somebody's JSON."""
@@ -57,7 +52,7 @@ def check_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     checked: dict[str, Any] = {}
     for said, value in given.items():
         name = _OTHER_NAMES.get(said, said)
-        kind = _KINDS.get(name)
+        kind = PARAMETER_KINDS.get(name)
         if kind is None:
             raise ValueError(f"unknown parameter '{said}'")
         if value is not None:
@@ -77,7 +72,7 @@ def read_options(given: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for said, value in given.items():
         name = _OTHER_NAMES.get(said, said)
-        kind = _KINDS.get(name)
+        kind = PARAMETER_KINDS.get(name)
         if kind is None or value is None or (said != name and given.get(name) is not None):
             continue
         is_cut = kind == "integer" and isinstance(value, float) and math.isfinite(value)

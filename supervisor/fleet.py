@@ -196,6 +196,7 @@ class Fleet:
             self._nudge()
             for engine in leaving:
                 await engine.ended()
+                self._ended_at = time.monotonic()
                 del self._seats[engine]
             for engine in arriving.values():
                 self._seats[engine].is_held = False
@@ -271,6 +272,8 @@ class Fleet:
         elif engine.state == "ready" and seat.asked_since is None:  # it was to be unloaded, and has not begun to be
             engine.load()
             seat.stage = seat.see()
+            seat.ready_since = seat.ready_since or now  # some worker of it may have begun
+            self._nudge()  # somebody may wait for the room that it was to leave
             return
         if seat.asked_since is None:
             seat.asked_since, self._is_asked = now, True
@@ -282,14 +285,7 @@ class Fleet:
         Raises:
             KeyError: there is none of that name.
         """
-        engine = self.engines[name]
-        seat = self._seats[engine]
-        seat.failed_at = -math.inf
-        use = self.use(engine)
-        try:
-            await self._until(lambda: engine.state == "ready" or self._is_hopeless(seat))
-        finally:
-            use.end()
+        await self._load(self.engines[name])
 
     def begin_load(self, name: str) -> None:
         """As `load`, without waiting.
@@ -297,8 +293,15 @@ class Fleet:
         Raises:
             KeyError: as there.
         """
-        engine = self.engines[name]
-        self._group.create_task(self.load(engine.name), name=f"load {name}")
+        self._group.create_task(self._load(self.engines[name]), name=f"load {name}")
+
+    async def _load(self, engine: Engine) -> None:
+        seat = self._seats.get(engine)
+        if seat is None:  # a reload was quicker
+            return
+        seat.failed_at = -math.inf
+        with self.use(engine):
+            await self._until(lambda: engine.state == "ready" or self._is_hopeless(seat))
 
     async def unload(self, name: str) -> bool:
         """Unload an engine: its running turns are waited for. Returns when it is gone; False: it is wanted again.
@@ -398,7 +401,7 @@ class Fleet:
         now = time.monotonic()
         if seat.see() in ("ready", "loading"):
             self.events[seat.engine.name, why] += 1
-        seat.asked_since = now if seat.uses else None
+        seat.asked_since, seat.is_expected = now if seat.uses else None, False
         self._is_asked = self._is_asked or bool(seat.uses)
         seat.engine.unload()
         before, seat.stage = seat.stage, seat.see()

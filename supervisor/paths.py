@@ -111,6 +111,15 @@ class Home:
             private.chmod(DIRECTORY_MODE)
 
 
+def sync_folder(path: Path) -> None:
+    """What was renamed in a folder stays so after a power cut. Blocks on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_private(path: Path, text: str) -> None:
     """Write `text` to `path` with mode 0600: under a temporary name, then renamed. Blocks on the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

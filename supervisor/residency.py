@@ -190,15 +190,17 @@ def _make_room(one: Standing, room: _Room, decision: Decision, now: float) -> No
         return
     may_come_back = room.is_settling or any(other.stage == "loading" for other in room.staying.values())
     if room.obeys(wanted) and may_come_back:  # only the machine's word is missing, and it is about to change
-        room.keep_for(one)
-        decision.look_again_at = min(decision.look_again_at, now + SETTLING_LOOK_S)
+        _wait_for_memory(one, room, decision, now)
         return
     leaving = _choose(one, room, now) if one.is_needed else None
     if leaving is None:
         pinned = {name: other for name, other in room.staying.items() if other.is_pinned}
+        beside = {**pinned, one.name: one}
         if not one.is_needed:
             decision.hopeless[one.name] = "there is no room for it"
-        elif not room.holds({**pinned, one.name: one}):
+        elif not room.holds(beside) and may_come_back and room.obeys(beside):
+            _wait_for_memory(one, room, decision, now)
+        elif not room.holds(beside):
             decision.hopeless[one.name] = f"there is no room beside what is pinned: {', '.join(sorted(pinned))}"
         return  # else who came earlier takes the room first
     busy = [other for other in leaving if other.is_busy]
@@ -210,6 +212,11 @@ def _make_room(one: Standing, room: _Room, decision: Decision, now: float) -> No
     else:
         decision.look_again_at = min(decision.look_again_at, yields_at)
     room.keep_for(one)
+
+
+def _wait_for_memory(one: Standing, room: _Room, decision: Decision, now: float) -> None:
+    room.keep_for(one)
+    decision.look_again_at = min(decision.look_again_at, now + SETTLING_LOOK_S)
 
 
 def _load_or_wait(one: Standing, room: _Room, decision: Decision) -> None:

@@ -15,7 +15,7 @@ Stock = frozenset[tuple[str, int, int]]
 
 def take_stock(home: Home) -> Stock:
     """The configs, the settings and the models of the library. Blocks on the disk; opens no file."""
-    return frozenset(_look([home.settings, *home.configs.glob("*.yml"), *_models(home)]))
+    return frozenset(_look([home.settings, *_glob(home.configs, "*.yml"), *_models(home)]))
 
 
 def files_of(config: Config, home: Home) -> Stock:
@@ -27,9 +27,16 @@ def files_of(config: Config, home: Home) -> Stock:
 
 
 def _models(home: Home) -> Iterator[Path]:
-    for user in home.root.glob("[!.]*"):
+    for user in _glob(home.root, "[!.]*"):
         if not is_taken(user.name) and user.is_dir():
-            yield from user.glob("[!.]*/*.gguf")
+            yield from _glob(user, "[!.]*/*.gguf")
+
+
+def _glob(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return list(folder.glob(pattern))
+    except OSError:  # a folder went while it was read
+        return []
 
 
 def _look(paths: Iterable[Path]) -> Iterator[tuple[str, int, int]]:

@@ -17,6 +17,7 @@ WITHOUT_A_TEST = {
     "supervisor/errors.py": "classes of values and no decisions; every one is raised in other tests",
     "proxy/access/errors.py": "as supervisor/errors.py",
     "proxy/access/principal.py": "values; what is decided by them is tested where it is",
+    "proxy/start_options.py": "values; those that they decide for are tested with them",
     "proxy/records/errors.py": "as supervisor/errors.py",
     "proxy/records/schema.py": "tables; tests/proxy/records/test_database.py compares them with the migrations",
     "proxy/records/migrations/env.py": "alembic runs it; tests/proxy/records/test_database.py runs alembic",

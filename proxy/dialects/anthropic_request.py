@@ -8,9 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import orjson
-
-from hugind.proxy.dialects.errors import DialectError
+from hugind.proxy.dialects.errors import DialectError, write_json
 
 _TRANSLATED = {
     "messages",
@@ -134,7 +132,7 @@ def _translate_assistant(role: str, content: object, param: str) -> list[dict[st
 
 
 def _translate_tool_use(block: dict[str, Any], param: str) -> dict[str, Any]:
-    arguments = orjson.dumps(block.get("input") or {}).decode()
+    arguments = write_json(block.get("input") or {}, f"{param}.input")
     function = {"name": _take(block, "name", param), "arguments": arguments}
     return {"id": _take(block, "id", param), "type": "function", "function": function}
 

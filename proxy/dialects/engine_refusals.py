@@ -6,6 +6,9 @@ Measured with b11549.
 
 from __future__ import annotations
 
+TOO_LONG = "exceed_context_size_error"
+"""What the engine calls a prompt that does not fit."""
+
 _BEGINNINGS = ("Failed to parse messages", "Failed to parse tools", "Failed to parse tool_choice")
 _PARTS = (
     " input is not supported - hint",  # a picture or a sound, and no projector

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 _MALFORMED = {"code": 502, "message": "The engine sent an error without a message.", "type": "server_error"}
 _CUT_OFF = {"code": 502, "message": "The engine's answer ended before it was complete.", "type": "server_error"}
 
@@ -31,6 +33,18 @@ class DialectError(Exception):
     def unsupported(cls, message: str, param: str) -> DialectError:
         """What is right in the dialect, and cannot be had here."""
         return cls(message, param, "unsupported_value")
+
+
+def write_json(value: object, param: str) -> str:
+    """What a client sent inside its request, as text.
+
+    Raises:
+        DialectError: it is nested too deeply: more can be read than written.
+    """
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        raise DialectError(f"{param}: nested too deeply", param) from None
 
 
 class EngineStreamError(Exception):

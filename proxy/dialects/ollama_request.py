@@ -13,10 +13,8 @@ import binascii
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from hugind.proxy.dialects.defaults import ENGINE_NAMES
-from hugind.proxy.dialects.errors import DialectError
+from hugind.proxy.dialects.errors import DialectError, write_json
 from hugind.supervisor.alias_parameters import read_options
 
 DEFAULTS = {"top_p": 0.9, "min_p": 0.0}
@@ -197,6 +195,7 @@ def _common(request: Mapping[str, Any]) -> dict[str, Any]:
         options = read_options(take(request, "options", dict) or {})
     except ValueError as error:
         raise DialectError(str(error), "options") from None
+    take(request, "chat_template_kwargs", dict)  # Ollama has none, and `thinks` looks into it
     for name, value in options.items():
         if (field := ENGINE_NAMES.get(name)) is not None:
             translated[field] = max(value, -1) if name == "num_predict" else value
@@ -211,7 +210,7 @@ def _format(value: object) -> dict[str, Any]:
         return {"response_format": {"type": "json_object"}}
     if isinstance(value, dict):
         return {"response_format": {"type": "json_schema", "json_schema": {"name": "schema", "schema": value}}}
-    given = orjson.dumps(value).decode()
+    given = write_json(value, "format")
     raise DialectError(f'invalid format: {given}; expected "json" or a valid JSON Schema object', "format")
 
 
@@ -222,7 +221,7 @@ def _think(value: object) -> dict[str, Any]:
         return {"chat_template_kwargs": {"enable_thinking": value}}
     if value in LEVELS:
         return {"chat_template_kwargs": {"enable_thinking": True, "reasoning_effort": value}}
-    given = orjson.dumps(value).decode()
+    given = write_json(value, "think")
     message = f'invalid think value: {given} (must be "high", "medium", "low", "max", true, or false)'
     raise DialectError(message, "think")
 
@@ -280,7 +279,7 @@ class _Messages:
         name = take(function, "name", str) or ""
         arguments = function.get("arguments")
         if not isinstance(arguments, str):
-            arguments = orjson.dumps({} if arguments is None else arguments).decode()
+            arguments = write_json({} if arguments is None else arguments, param)
         call_id = take(call, "id", str) or f"call_{self._calls}"
         self._calls += 1
         self._unanswered.append((call_id, name))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
+from hugind.proxy.dialects.errors import DialectError, write_json
 
 
 def has_tool_messages(messages: Any) -> bool:
@@ -20,7 +20,11 @@ def has_tool_messages(messages: Any) -> bool:
 
 
 def to_plain_messages(messages: list[Any]) -> list[Any]:
-    """The same chat with users and assistants only, who still take turns."""
+    """The same chat with users and assistants only, who still take turns.
+
+    Raises:
+        DialectError: a call is none.
+    """
     plain: list[Any] = []
     answered = False  # the last message holds results, and takes what the user says next
     for message in messages:
@@ -33,7 +37,7 @@ def to_plain_messages(messages: list[Any]) -> list[Any]:
             message = {"role": "user", "content": text}
         elif message.get("tool_calls"):
             message = _said(message)
-        if answered and message["role"] == "user" and isinstance(message.get("content"), str):
+        if answered and message.get("role") == "user" and isinstance(message.get("content"), str):
             plain[-1] = {"role": "user", "content": f"{plain[-1]['content']}\n{message['content']}"}
         else:
             plain.append(message)
@@ -43,11 +47,13 @@ def to_plain_messages(messages: list[Any]) -> list[Any]:
 
 def _said(message: dict[str, Any]) -> dict[str, Any]:
     calls = []
-    for call in message["tool_calls"]:
-        function = call.get("function") or {}
+    for call in message["tool_calls"] if isinstance(message["tool_calls"], list) else [None]:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict):
+            raise DialectError("tool_calls: each must be an object with a function", "messages")
         arguments = function.get("arguments") or {}
-        written = arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
-        name = orjson.dumps(function.get("name")).decode()
+        written = arguments if isinstance(arguments, str) else write_json(arguments, "messages")
+        name = write_json(function.get("name"), "messages")
         calls.append(f'<tool_call>{{"name": {name}, "arguments": {written}}}</tool_call>')
     rest = {key: value for key, value in message.items() if key != "tool_calls"}
     text = _text(message.get("content"))

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from hugind.proxy.records.database import Database
 from hugind.proxy.records.owned import Reader, belongs_to, owner_columns, seen_by
 from hugind.proxy.records.schema import conversation_items, conversations
+from hugind.proxy.records.usage import storable
 from hugind.proxy.sessions.record import Owner
 
 Item = dict[str, Any]
@@ -95,14 +96,14 @@ class Conversations:
 
     async def find(self, reader: Reader, conversation_id: str) -> Conversation | None:
         """One of them; None: there is none for who asks."""
-        wanted = conversations.c.id == conversation_id, seen_by(conversations, reader)
+        wanted = conversations.c.id == storable(conversation_id), seen_by(conversations, reader)
         async with self._database.read() as connection:
             row = (await connection.execute(select(conversations).where(*wanted))).one_or_none()
         return None if row is None else _conversation(row)
 
     async def note(self, reader: Reader, conversation_id: str, notes: dict[str, str]) -> Conversation | None:
         """Give it other notes."""
-        wanted = conversations.c.id == conversation_id, seen_by(conversations, reader)
+        wanted = conversations.c.id == storable(conversation_id), seen_by(conversations, reader)
         changed = update(conversations).where(*wanted).values(notes=orjson.dumps(notes).decode(), used_at=self._now())
         async with self._database.begin() as connection:
             row = (await connection.execute(changed.returning(conversations))).one_or_none()
@@ -110,7 +111,7 @@ class Conversations:
 
     async def remove(self, reader: Reader, conversation_id: str) -> bool:
         """Forget it and what was said in it. False: there is none."""
-        wanted = conversations.c.id == conversation_id, seen_by(conversations, reader)
+        wanted = conversations.c.id == storable(conversation_id), seen_by(conversations, reader)
         async with self._database.begin() as connection:
             return await _remove(connection, select(conversations.c.id).where(*wanted)) > 0
 
@@ -157,7 +158,7 @@ class Conversations:
 
     async def remove_item(self, conversation_id: str, item_id: str) -> bool:
         """Unsay one thing. False: nobody said it."""
-        named = conversation_items.c.conversation_id == conversation_id, conversation_items.c.id == item_id
+        named = conversation_items.c.conversation_id == conversation_id, conversation_items.c.id == storable(item_id)
         async with self._database.begin() as connection:
             body = await connection.scalar(
                 delete(conversation_items).where(*named).returning(conversation_items.c.body)
@@ -245,7 +246,7 @@ async def _remove(connection: AsyncConnection, which: Any) -> int:
 
 
 def _item(conversation_id: str, item_id: str) -> Any:
-    named = conversation_items.c.conversation_id == conversation_id, conversation_items.c.id == item_id
+    named = conversation_items.c.conversation_id == conversation_id, conversation_items.c.id == storable(item_id)
     return select(conversation_items.c.body).where(*named)
 
 

@@ -26,6 +26,7 @@ from hugind.proxy.records.database import Database
 from hugind.proxy.records.owned import Reader, belongs_to, owner_columns, seen_by
 from hugind.proxy.records.retention import keep_to
 from hugind.proxy.records.schema import conversations, responses
+from hugind.proxy.records.usage import storable
 from hugind.proxy.sessions.record import Owner
 from hugind.supervisor import tasks
 
@@ -207,7 +208,7 @@ async def _visible(connection: AsyncConnection, reader: Reader, response_id: str
 
 
 def _is_visible(reader: Reader, response_id: str) -> tuple[ColumnElement[bool], ...]:
-    return responses.c.id == response_id, responses.c.deleted_at.is_(None), seen_by(responses, reader)
+    return responses.c.id == storable(response_id), responses.c.deleted_at.is_(None), seen_by(responses, reader)
 
 
 def _is_end() -> ColumnElement[bool]:

@@ -16,12 +16,12 @@ from hugind.proxy.routes.callers import actor_of, principal_of
 from hugind.proxy.routes.operators import NO_NUL, operators_router
 from hugind.proxy.routes.records import Records
 from hugind.supervisor.aliases import ALIAS_NAME, MAX_NAME, Alias
+from hugind.supervisor.models.quantized import Quantization
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 Name = Annotated[str, Path(max_length=MAX_NAME, pattern=NO_NUL)]
 NewName = Annotated[str, Field(max_length=MAX_NAME, pattern=f"^{ALIAS_NAME.pattern}$")]
-Quantization = Literal["8bit", "4bit"]
 
 
 class AliasMessage(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 from hugind.proxy.abilities import template_takes
 from hugind.proxy.access.principal import Principal
@@ -17,8 +17,7 @@ from hugind.proxy.exchange import Exchange
 from hugind.proxy.gateway import Gateway, Target
 from hugind.supervisor.engine import Engine
 from hugind.supervisor.keep_alive import parse_keep_alive
-
-Task = Literal["chat", "embedding", "rerank"]
+from hugind.supervisor.models.capabilities import Task
 
 BYTES_OF_MB = 1048576
 
@@ -116,7 +115,7 @@ def fit_template(engine: Engine, request: dict[str, Any]) -> None:
     Without, the engine leaves tools out in silence, and calls of them from the messages.
 
     Raises:
-        ApiError: 400, the request brings tools that could never be called.
+        ApiError: 400, the request brings tools that could never be called, or calls that are none.
     """
     takes = template_takes(engine)
     if takes is None:
@@ -126,7 +125,8 @@ def fit_template(engine: Engine, request: dict[str, Any]) -> None:
             raise ApiError(400, f"'{engine.name}' does not support tools", param="tools", code="unsupported_value")
         del request["tools"]
     if "supports_tool_calls" not in takes and has_tool_messages(request.get("messages")):
-        request["messages"] = to_plain_messages(request["messages"])
+        with refusing():
+            request["messages"] = to_plain_messages(request["messages"])
 
 
 def put_before(target: Target, messages: Any) -> Any:

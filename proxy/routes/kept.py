@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Request
@@ -14,7 +14,7 @@ from hugind.proxy.dialects.responses_request import check_metadata
 from hugind.proxy.errors import ApiError
 from hugind.proxy.exchange import Exchange
 from hugind.proxy.gateway import Gateway
-from hugind.proxy.records.conversations import Conversation, TooLargeError
+from hugind.proxy.records.conversations import Conversation, Order, TooLargeError
 from hugind.proxy.records.owned import Reader
 from hugind.proxy.routes.asking import BYTES_OF_MB, refusing
 from hugind.proxy.routes.callers import end_user_of, principal_of
@@ -25,7 +25,6 @@ MAX_PAGE = 100
 MAX_ITEMS = 20
 """That may be added at a time, as OpenAI has it."""
 
-Order = Literal["asc", "desc"]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 
 

@@ -14,6 +14,7 @@ from hugind.proxy.access.auth import believed_header
 from hugind.proxy.access.principal import Principal
 from hugind.proxy.dialects import ollama_request as translate
 from hugind.proxy.dialects.defaults import add_parameters
+from hugind.proxy.dialects.engine_refusals import TOO_LONG
 from hugind.proxy.dialects.ollama import ChatReader, Form, Lines, NativeReader, Reader, Whole, as_message, as_response
 from hugind.proxy.dialects.ollama_context import read_context, write_context
 from hugind.proxy.errors import ApiError
@@ -33,8 +34,6 @@ from hugind.supervisor.spawn import Spawn
 CHAT_PATH, RAW_PATH, INFILL_PATH = "/v1/chat/completions", "/completion", "/infill"
 ANSWER_SHARE = 8
 """Of a context that a conversation has outgrown, one part in so many is left to the answer."""
-TOO_LONG = "exceed_context_size_error"
-
 _TOO_LONG_BY = re.compile(r"\((\d+) tokens\).*?\((\d+) tokens\)")
 
 

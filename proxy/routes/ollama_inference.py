@@ -14,10 +14,11 @@ from hugind.proxy.dialects.ollama import Form, Spent, Told
 from hugind.proxy.errors import ApiError
 from hugind.proxy.exchange import Exchange, Headers
 from hugind.proxy.gateway import Gateway, Target
-from hugind.proxy.routes.asking import Task, begin, read_body
+from hugind.proxy.routes.asking import begin, read_body
 from hugind.proxy.routes.ollama_asking import find
 from hugind.proxy.turn import await_engine
 from hugind.supervisor.engine import Engine
+from hugind.supervisor.models.capabilities import Task
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from hugind.proxy.routes.ollama_asking import NDJSON, SUCCESS, find, name_in, pr
 from hugind.proxy.routes.records import Records
 from hugind.supervisor.errors import HugindError
 from hugind.supervisor.model_names import match_name
-from hugind.supervisor.models.download import DownloadError, Hub, Plan
+from hugind.supervisor.models.download_plan import DownloadError, Plan
+from hugind.supervisor.models.hub import Hub
 from hugind.supervisor.models.library import Library
 from hugind.supervisor.models.repository import Reference, ReferenceProblem, parse_reference
 

@@ -22,12 +22,13 @@ from hugind.proxy.exchange import Exchange
 from hugind.proxy.forward import Assembler, assemble, prompt_tokens_of, relay_choice, relay_stream, relay_translated
 from hugind.proxy.gateway import Gateway, Handler, Target
 from hugind.proxy.keepalive import keep_alive
-from hugind.proxy.routes.asking import Task, fit_template, put_before, read_request, refusing
+from hugind.proxy.routes.asking import fit_template, put_before, read_request, refusing
 from hugind.proxy.sessions.keeper import Keeper
 from hugind.proxy.sessions.talks import Header, bare_talk, chat_talk, owner_of, text_talk
 from hugind.proxy.sessions.transcript import Scope, Talk
 from hugind.proxy.turn import find_scope, pass_through, take_slot, take_turn
 from hugind.supervisor.llama.stream import EngineStream
+from hugind.supervisor.models.capabilities import Task
 from hugind.supervisor.spawn import Spawn
 
 MANY_CHOICES = ("/v1/chat/completions", "/v1/completions")

@@ -20,6 +20,7 @@ import orjson
 from hugind.proxy.access.auth import believed_header
 from hugind.proxy.access.principal import Principal
 from hugind.proxy.dialects.defaults import add_parameters
+from hugind.proxy.dialects.engine_refusals import TOO_LONG
 from hugind.proxy.dialects.responses import ResponseAssembler, ResponseBuilder, ResponseStream, render_event
 from hugind.proxy.dialects.responses_items import Ids, Item, drop_oldest, keep_items, references, to_messages
 from hugind.proxy.dialects.responses_request import describe, to_chat
@@ -53,8 +54,6 @@ from hugind.supervisor.spawn import Spawn
 logger = logging.getLogger(__name__)
 
 CHAT = "/v1/chat/completions"
-TOO_LONG = "exceed_context_size_error"
-"""What the engine calls a prompt that does not fit."""
 LOCKED_RETRY_S = 1
 
 

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from hugind.supervisor.paths import DIRECTORY_MODE, FILE_MODE
+from hugind.supervisor.paths import DIRECTORY_MODE, FILE_MODE, sync_folder
 
 CHUNK = 1 << 20
 KEY_BYTES = 32
@@ -166,7 +166,7 @@ class KeyFolder:
                 file.flush()
                 os.fsync(file.fileno())
             path.unlink(missing_ok=True)
-            _sync_folder(self._path)
+            sync_folder(self._path)
 
     def _file(self, owner_digest: str) -> Path:
         if not _DIGEST.fullmatch(owner_digest):
@@ -188,7 +188,7 @@ class KeyFolder:
             pass
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(self._path)
+        sync_folder(self._path)
 
 
 def _read_key(path: Path) -> bytes:
@@ -348,11 +348,3 @@ def _write_all(target: int, data: bytes) -> int:
     while left:
         left = left[os.write(target, left) :]
     return len(data)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

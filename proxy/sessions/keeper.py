@@ -56,16 +56,15 @@ class Keeper:
     @property
     def is_ready(self) -> bool:
         """Whether `scope` answers at once."""
-        return self.policy.identity is not None
+        return self.leases.is_ready
 
     async def scope(self, owner: Owner, asker: Asker = NOBODY) -> Scope:
-        """Where the sessions of `owner` are. Waits for the engine's first worker.
+        """Where the sessions of `owner` are. Waits while no worker is ready: only then is it known what the model is.
 
         Raises:
             ApiError: as `Leases.acquire`.
         """
-        if self.policy.identity is None:
-            await self.leases.until_ready(asker)
+        await self.leases.until_ready(asker)
         assert self.policy.identity is not None
         return Scope(owner, self.engine.name, self.policy.identity.model)
 

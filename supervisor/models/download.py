@@ -1,7 +1,6 @@
 """Fetch a model from the hub into the library: all of it, or nothing that anybody sees.
 
-Which hub: `HF_ENDPOINT`, as `huggingface_hub` reads it. Who asks: the token that the caller gives; none that lies
-about on this machine. All of it blocks, on the network and the disk, for as long as gigabytes take: use a thread.
+All of it blocks, on the network and the disk, for as long as gigabytes take: use a thread.
 """
 
 from __future__ import annotations
@@ -17,244 +16,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import httpx2
 from filelock import FileLock, Timeout
-from huggingface_hub import HfApi, constants, get_session, hf_hub_url, hf_raise_for_status
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import HfHubHTTPError
 
-from hugind.supervisor.errors import HugindError
-from hugind.supervisor.models.library import HIDDEN_FOLDER, is_taken, remove_if_empty
-from hugind.supervisor.models.repository import (
-    Reference,
-    base_name,
-    choose_default,
-    choose_projector,
-    first_parts,
-    is_model_file,
-    is_name,
-    is_quant,
-    part_names,
-    quant_of,
-)
-from hugind.supervisor.paths import Home
+from hugind.supervisor.models.download_plan import DownloadError, Plan, RemoteFile
+from hugind.supervisor.models.hub import Hub
+from hugind.supervisor.models.library import HIDDEN_FOLDER, can_be_fetched, remove_if_empty
+from hugind.supervisor.paths import Home, sync_folder
 
 Progress = Callable[[str, str | None, int, int], None]
 """Told of a file: its name, its SHA-256 where the hub says it, bytes done, bytes in all. May raise, which cancels."""
 
-Problem = Literal["not_found", "forbidden", "not_gguf", "no_quant", "unreachable", "disk", "damaged", "cancelled"]
-
-_AGENT = "hugind"
 _CHUNK_BYTES = 1 << 20
 _PROGRESS_S = 0.1
 _ATTEMPTS = 6
 """In a row without a byte; then it is given up."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 5.0
-_RETRIED = (408, 429, 500, 502, 503, 504)
 _PART = ".part"
 _KEY_CHARS = 16
 _SPARE_BYTES = 64 << 20
 """Left free on the disk."""
-
-
-class DownloadError(HugindError):
-    """A model that was not fetched. What is there of it stays for the next attempt."""
-
-    def __init__(self, message: str, problem: Problem, *, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.problem = problem
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file of a repository."""
-
-    path: str
-    size_bytes: int
-    sha256: str | None
-
-    @property
-    def name(self) -> str:
-        """What it is called here: folders of the repository are left out."""
-        return base_name(self.path)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What will be fetched."""
-
-    user: str
-    repo: str
-    revision: str
-    """The commit: what is fetched is of one state."""
-    files: tuple[RemoteFile, ...]
-    """In the order in which they come; the one that makes the model appear is the last."""
-    model: str
-    """Name of the model's file; where it is split, of the first."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Of all files."""
-        return sum(file.size_bytes for file in self.files)
-
-    def folder(self, home: Home) -> Path:
-        """Where it will lie."""
-        return home.root / self.user / self.repo
-
-
-@dataclass(frozen=True)
-class Repository:
-    """A repository of the hub at one commit."""
-
-    user: str
-    repo: str
-    revision: str
-    files: tuple[RemoteFile, ...]
-
-
-class Hub:
-    """The hub as somebody sees it. Blocks on the network."""
-
-    def __init__(self, *, token: str | None = None, endpoint: str | None = None) -> None:
-        """`endpoint`: the URL of a hub; None: `HF_ENDPOINT`, else the library's own."""
-        self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
-        self._token = token or False
-        self._api = HfApi(endpoint=self.endpoint, token=self._token, library_name=_AGENT)
-
-    def repository(self, reference: Reference) -> Repository:
-        """What is there of `reference`, under the names that the hub itself uses.
-
-        Raises:
-            DownloadError: no such repository, it may not be seen, or the hub cannot be reached.
-        """
-        asked = f"{reference.user}/{reference.repo}"
-        with self._explaining(reference):
-            info = self._api.model_info(
-                asked, revision=reference.revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
-            )
-        user, _, repo = info.id.partition("/")
-        if not (is_name(user) and is_name(repo)) or is_taken(user):
-            raise DownloadError(f"{info.id!r} cannot be the name of a folder here", "not_found")
-        files = (
-            RemoteFile(one.rfilename, one.size or 0, one.lfs.sha256 if one.lfs else None)
-            for one in info.siblings or ()
-            if is_model_file(one.rfilename)
-        )
-        return Repository(user, repo, info.sha or reference.revision or constants.DEFAULT_REVISION, tuple(files))
-
-    @contextmanager
-    def read(self, plan: Plan, file: RemoteFile, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """The file from byte `start` on: where it really begins (0 if the hub does not resume), and its bytes.
-
-        Raises:
-            DownloadError: it may not be had.
-            httpx2.TransportError: the connection failed, here or while the bytes are read.
-            HfHubHTTPError: the hub may answer better later.
-        """
-        repo_id = f"{plan.user}/{plan.repo}"
-        url = hf_hub_url(repo_id, file.path, revision=plan.revision, endpoint=self.endpoint)
-        headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity"}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
-        if start:
-            headers["Range"] = f"bytes={start}-"
-        with (
-            self._explaining(Reference(plan.user, plan.repo, file=file.path), passes=_RETRIED),
-            get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response,
-        ):
-            if response.is_error:
-                response.read()
-            hf_raise_for_status(response)
-            yield (
-                (start if response.status_code == httpx2.codes.PARTIAL_CONTENT else 0),
-                response.iter_raw(),
-            )
-
-    @contextmanager
-    def _explaining(self, reference: Reference, passes: tuple[int, ...] = ()) -> Iterator[None]:
-        """Turn what the hub's client raises into what a person can act on."""
-        page = f"{self.endpoint}/{reference.user}/{reference.repo}"
-        try:
-            yield
-        except OfflineModeIsEnabled as error:
-            raise DownloadError("the hub is switched off by HF_HUB_OFFLINE", "unreachable", hint="unset it") from error
-        except GatedRepoError as error:
-            hint = f"ask for access at {page}" if self._token else f"ask for access at {page}, and set HF_TOKEN"
-            raise DownloadError(
-                f"{reference} is gated: this account may not fetch it", "forbidden", hint=hint
-            ) from error
-        except RevisionNotFoundError as error:
-            raise DownloadError(f"{reference} has no revision '{reference.revision}'", "not_found") from error
-        except EntryNotFoundError as error:
-            raise DownloadError(f"{reference} is not there any more", "not_found", hint=f"see {page}") from error
-        except (RepositoryNotFoundError, HFValidationError) as error:
-            hint = "check the name" if self._token else "check the name; if it is private, set HF_TOKEN"
-            raise DownloadError(f"the hub has no {reference}, or does not show it", "not_found", hint=hint) from error
-        except HfHubHTTPError as error:
-            status = error.response.status_code
-            if status in passes:
-                raise
-            if status in (httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN):
-                hint = f"check HF_TOKEN and what it may read, and {page}"
-                raise DownloadError(f"the hub refuses {reference} ({status})", "forbidden", hint=hint) from error
-            raise DownloadError(
-                f"the hub answers {status} for {reference}", "unreachable", hint="try again later"
-            ) from error
-        except httpx2.TransportError as error:
-            if passes:
-                raise
-            raise DownloadError(f"no answer from {self.endpoint}: {error}", "unreachable") from error
-
-
-def plan(reference: Reference, hub: Hub) -> Plan:
-    """Which files make the model that is meant: all its parts, and the projector beside it. Asks the hub once.
-
-    Raises:
-        DownloadError: there is no such repository, file or quant, or it may not be seen.
-    """
-    found = hub.repository(reference)
-    by_path = {file.path: file for file in found.files}
-    first = _choose(reference, by_path)
-    folder = first.rpartition("/")[0]
-    beside = [path for path in by_path if path.rpartition("/")[0] in (folder, "")]
-    projector = choose_projector(beside)
-    parts = [by_path[path] for path in part_names(first)]
-    wanted = [*([by_path[projector]] if projector else []), *parts[1:], parts[0]]
-    return Plan(found.user, found.repo, found.revision, tuple(wanted), base_name(first))
-
-
-def _choose(reference: Reference, files: dict[str, RemoteFile]) -> str:
-    """The path of the model's first file."""
-    models = {path: sum(files[part].size_bytes for part in part_names(path)) for path in first_parts(files)}
-    if not models:
-        raise DownloadError(
-            f"{reference.user}/{reference.repo} has no GGUF file",
-            "not_gguf",
-            hint="look for a repository with the same name and -GGUF",
-        )
-    if reference.file:
-        if reference.file in models:
-            return reference.file
-        names = ", ".join(sorted(models))
-        raise DownloadError(f"there is no model {reference}", "not_found", hint=f"there are: {names}")
-    asked = reference.quant
-    fitting = {path: size for path, size in models.items() if asked is None or is_quant(path, asked)}
-    chosen = choose_default(fitting)
-    if chosen is None:
-        quants = ", ".join(sorted({quant_of(path) or base_name(path) for path in models}))
-        raise DownloadError(
-            f"{reference.user}/{reference.repo} has no '{asked}'", "no_quant", hint=f"there are: {quants}"
-        )
-    return chosen
 
 
 def download(
@@ -275,7 +59,7 @@ def download(
     Raises:
         DownloadError: also where it was cancelled. What `on_progress` raises passes through.
     """
-    if is_taken(plan.user) or not (is_name(plan.user) and is_name(plan.repo)):
+    if not can_be_fetched(plan.user, plan.repo):
         raise DownloadError(f"{plan.user}/{plan.repo} cannot be a folder here", "not_found")
     folder = plan.folder(home)
     hidden = folder / HIDDEN_FOLDER
@@ -355,7 +139,7 @@ def _fetch(file: _File, hub: Hub, caller: _Caller) -> Path:
         if not _is_here(file, caller):
             _fill(file, hub, caller)
             file.part.replace(file.target)
-            _sync_folder(file.folder)
+            sync_folder(file.folder)
             for stale in file.hidden.glob(f"{glob.escape(file.remote.name)}.*{_PART}"):
                 stale.unlink(missing_ok=True)
         caller.tell(file, file.remote.size_bytes)
@@ -459,15 +243,15 @@ class _Writing:
                 self._start_again()
             for chunk in chunks:
                 self._caller.check()
+                self.done += len(chunk)
+                if self.done > total:
+                    self._start_again()
+                    raise _Cut(f"more than {total} bytes came")
                 self._stream.write(chunk)
                 self._hash.update(chunk)
-                self.done += len(chunk)
                 if (now := time.monotonic()) >= self._told_at + _PROGRESS_S:
                     self._told_at = now
                     self._caller.tell(self._file, self.done)
-        if self.done > total:
-            self._start_again()
-            raise _Cut(f"more than {total} bytes came")
         if self.done < total:
             raise _Cut(f"{self.done} of {total} bytes came")
 
@@ -507,14 +291,6 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size
     except OSError:
         return None
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _gigabytes(size: int) -> str:

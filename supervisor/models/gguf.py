@@ -26,6 +26,10 @@ _ALIGNMENT = 32
 _MAX_HEADER_BYTES = 256 << 20
 _MAX_DIMENSIONS = 4
 _LONGEST_ARRAY = 1024  # LLAMA_MAX_LAYERS is 512
+_MOST_KEPT = 1 << 17
+"""Values that are kept of one header, of which real ones have hundreds: as objects they are many times as large."""
+_MOST_PARAMETERS = 2**63 - 1
+"""As many as a reader of JSON can take."""
 _CHUNK_BYTES = 1 << 20
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
 _TOKENS = "token_embd.weight"
@@ -95,11 +99,6 @@ class GgufHeader:
         found = self.values.get("tokenizer.chat_template")
         return found if isinstance(found, str) else None
 
-    @property
-    def has_chat_template(self) -> bool:
-        """Without one, llama-server guesses."""
-        return bool(self.chat_template)
-
     def _even_share(self) -> int | None:
         width, heads = self._int("embedding_length"), self.heads
         most = max(heads, default=0) if isinstance(heads, tuple) else heads
@@ -146,7 +145,7 @@ def _read(stream: BinaryIO, *, is_further_part: bool) -> GgufHeader:
     values, lengths = _read_values(reader, count)
     weights = _skip_tensors(reader, tensors)
     alignment = values.get("general.alignment", _ALIGNMENT)
-    if not isinstance(alignment, int) or alignment < 1:
+    if not isinstance(alignment, int) or not 1 <= alignment <= _MAX_HEADER_BYTES:
         raise GgufError(f"an alignment of {alignment}")
     data_offset = -(-reader.at // alignment) * alignment
     if tensors and data_offset + weights.furthest >= stat.st_size:
@@ -172,8 +171,12 @@ def _read(stream: BinaryIO, *, is_further_part: bool) -> GgufHeader:
 def _read_values(reader: _Reader, count: int) -> tuple[dict[str, Value], dict[str, int]]:
     values: dict[str, Value] = {}
     lengths: dict[str, int] = {}
+    kept = 0
     for _ in range(count):
         key = reader.string()
+        kept += 1
+        if kept > _MOST_KEPT:
+            raise GgufError(f"more than {_MOST_KEPT} values in its header")
         (kind,) = reader.numbers("<I")
         if kind != _ARRAY:
             values[key] = reader.value(kind)
@@ -181,6 +184,7 @@ def _read_values(reader: _Reader, count: int) -> tuple[dict[str, Value], dict[st
         kind, length = reader.numbers("<IQ")
         lengths[key] = length
         if length <= _LONGEST_ARRAY:
+            kept += length
             values[key] = tuple(reader.value(kind) for _ in range(length))
         else:
             reader.skip_array(kind, length)
@@ -206,6 +210,8 @@ def _skip_tensors(reader: _Reader, count: int) -> _Weights:
         furthest = max(furthest, offset)
         numbers = math.prod(shape)
         parameters += numbers
+        if parameters > _MOST_PARAMETERS:
+            raise GgufError(f"tensor {name!r} with {numbers} numbers")
         if name == _TOKENS:
             token_parameters = numbers
     return _Weights(furthest, parameters, token_parameters)

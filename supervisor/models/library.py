@@ -16,12 +16,14 @@ from hugind.supervisor.config import Config
 from hugind.supervisor.errors import HugindError
 from hugind.supervisor.models.capabilities import capabilities_of
 from hugind.supervisor.models.gguf import GgufHeader, read_header
+from hugind.supervisor.models.local import USER as LOCAL_USER
 from hugind.supervisor.models.repository import (
     SHORT_HOST,
     choose_default,
     choose_projector,
     first_parts,
     is_model_file,
+    is_name,
     is_projector,
     model_stem,
     part_names,
@@ -111,8 +113,20 @@ class Library:
         """The model whose file, or first part, this is. Blocks as `models`."""
         return next((model for model in self.models() if model.path == path), None)
 
+    def files_of(self, model: LibraryModel) -> list[Path]:
+        """What goes with a model: its files, and the projectors beside it unless another model there needs them.
+
+        Blocks as `models`.
+        """
+        folder = model.path.parent
+        shared = {one.mmproj for one in self.models() if one.name != model.name and one.path.parent == folder}
+        files = parts_of_file(model.path)
+        if model.mmproj is not None and model.mmproj not in shared:
+            files += [path for path in _inside(folder) if is_projector(path.name) and is_model_file(path.name)]
+        return files
+
     def remove(self, name: str) -> LibraryModel:
-        """Delete its files, the projector too unless another model beside it needs it, and folders left empty.
+        """Delete the files that go with it, and folders left empty.
 
         Blocks on the disk. Whether it is in use is the caller's question.
 
@@ -121,12 +135,8 @@ class Library:
         """
         model = self.get(name)
         folder = model.path.parent
-        shared = {one.mmproj for one in self.models() if one.name != name and one.path.parent == folder}
-        doomed = parts_of_file(model.path)
-        if model.mmproj is not None and model.mmproj not in shared:
-            doomed += [path for path in folder.iterdir() if is_projector(path.name) and is_model_file(path.name)]
         try:
-            for path in doomed:
+            for path in self.files_of(model):
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise LibraryError(f"{error.filename}: {error.strerror}") from error
@@ -181,6 +191,11 @@ def extra_bytes(config: Config, home: Home) -> int:
 def is_taken(user: str) -> bool:
     """A home has a file or folder of its own by this name, so no user of the hub may have one."""
     return user.casefold() in _OWN_NAMES
+
+
+def can_be_fetched(user: str, repo: str) -> bool:
+    """Both can be folders here, and no other models lie in the user's: those made of files that clients sent do."""
+    return is_name(user) and is_name(repo) and not is_taken(user) and user.casefold() != LOCAL_USER
 
 
 def remove_if_empty(folder: Path) -> None:

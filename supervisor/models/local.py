@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hugind.supervisor.errors import HugindError
 from hugind.supervisor.models.gguf import GgufHeader, read_header
+from hugind.supervisor.models.repository import first_parts
 from hugind.supervisor.paths import CONFIG_NAME, DIRECTORY_MODE, FILE_MODE, Home
 
 USER = "local"
@@ -120,8 +121,10 @@ def _name_all(name: str, files: Sequence[Path]) -> dict[str, Path]:
     if not parts:
         raise LocalModelError("there is no model among the files")
     count = next(iter(parts.values()))
-    if set(parts) != set(range(1, count + 1)) or set(parts.values()) != {count}:
+    if len(parts) != count or set(parts.values()) != {count}:  # which they are, `_part` has seen to
         raise LocalModelError(f"of a model in {count} parts, {len(parts)} came")
+    if not first_parts(named):
+        raise LocalModelError(f"a file called '{name}.gguf' would not be taken for a model: choose another name")
     return named
 
 

@@ -119,11 +119,6 @@ def parts_of(header: GgufHeader, config: Config, *, extra_bytes: int = 0) -> Par
     )
 
 
-def kv_bytes_per_token(header: GgufHeader, config: Config) -> int:
-    """What each further token of context costs in one slot, far beyond any window."""
-    return int(sum(layer.per_token for layer in _layers(header, config) if not layer.is_short))
-
-
 @dataclass(frozen=True)
 class _Layer:
     """What one layer keeps of a slot, in bytes."""

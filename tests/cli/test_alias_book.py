@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from hugind.cli.alias_book import HomeAliases
 from hugind.cli.demo import install_demo
 from hugind.supervisor.errors import HugindError
 from hugind.supervisor.paths import Home
-from tests.engines import DEMO_MODEL
+from tests.model_files import add_two_quants
 
 
 @pytest.fixture
@@ -19,10 +18,7 @@ def home(tmp_path: Path) -> Home:
     """With the demo, and a model in two sizes."""
     home = Home(tmp_path)
     install_demo(home)
-    for quant in ("Q4_K_M", "Q8_0"):
-        model = tmp_path / "someone" / "tiny-GGUF" / f"tiny-{quant}.gguf"
-        model.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(DEMO_MODEL, model)
+    add_two_quants(tmp_path)
     return home
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from hugind.cli.remote import Server, ServerError, find_server, is_loopback, parse_place
+from hugind.cli.remote import Server, ServerError, find_server, parse_place
 from hugind.supervisor.errors import HugindError
 from hugind.supervisor.paths import Home
 from hugind.supervisor.settings import Environment
@@ -42,13 +42,6 @@ def test_no_address(text: str) -> None:
     """What is none is told, with how to write it."""
     with pytest.raises(HugindError, match="is no address of a server"):
         parse_place(text)
-
-
-def test_loopback() -> None:
-    """This machine, whatever the network."""
-    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "10.0.0.5", "gpu-box")] == [
-        *(True, True, True, False, False)
-    ]
 
 
 def test_which_server(tmp_path: Path) -> None:

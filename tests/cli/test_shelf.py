@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from hugind.supervisor.aliases import Alias, Aliases
 from hugind.supervisor.errors import HugindError
 from hugind.supervisor.paths import Home
 from tests.engines import DEMO_MODEL
+from tests.model_files import add_two_quants
 
 
 @pytest.fixture
@@ -20,10 +20,7 @@ def home(tmp_path: Path) -> Home:
     """With the demo and its config, two models of the library, two aliases, and a config that is wrong."""
     home = Home(tmp_path)
     install_demo(home)
-    for quant in ("Q4_K_M", "Q8_0"):
-        model = tmp_path / "someone" / "tiny-GGUF" / f"tiny-{quant}.gguf"
-        model.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(DEMO_MODEL, model)
+    add_two_quants(tmp_path)
     home.config("odd").write_text("model:\n  modle_path: x\n")
     home.config("gone").write_text("model:\n  model_path: nowhere.gguf\n")
     Aliases(home).put("tutor", Alias(model="tiny-Q8_0"))

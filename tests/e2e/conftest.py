@@ -27,15 +27,21 @@ def chat_config(folder: Path, **sections: Any) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="package")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    """Serves `chat` and `embed`; tests leave it as they found it."""
-    folder = tmp_path_factory.mktemp("gateway")
+def embed_config(folder: Path) -> dict[str, Any]:
+    """A model that embeds."""
     model = make_llama_gguf(folder / "embed.gguf", ctx=512)
-    embed = {
+    return {
         "model": {"model_path": str(model), "task": "embedding", "pooling": "mean"},
         "context": {"ctx_size": 512},
         "engine": {"binary": engine_binary()},
     }
-    with running(folder, {"chat": chat_config(folder, limits={"max_body_mb": 2}), "embed": embed}) as process:
+
+
+@pytest.fixture(scope="package")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    """Serves `chat` and `embed`; tests leave it as they found it."""
+    folder = tmp_path_factory.mktemp("gateway")
+    with running(
+        folder, {"chat": chat_config(folder, limits={"max_body_mb": 2}), "embed": embed_config(folder)}
+    ) as process:
         yield process

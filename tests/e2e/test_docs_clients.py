@@ -22,11 +22,10 @@ import pytest
 import yaml
 
 from hugind.supervisor.paths import Home
-from tests.e2e.conftest import chat_config
+from tests.e2e.conftest import chat_config, embed_config
 from tests.e2e.gateway_process import KEY, GatewayProcess, running
-from tests.engines import ROOT, engine_binary
+from tests.engines import ROOT
 from tests.npm import npm_package
-from tools.random_gguf import make_llama_gguf
 
 pytestmark = pytest.mark.e2e
 
@@ -65,16 +64,10 @@ def _of(*languages: str) -> list[object]:
 def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
     """Serves `my-model` and `my-embedder`."""
     folder = tmp_path_factory.mktemp("clients")
-    model = make_llama_gguf(folder / "embed.gguf", ctx=512)
-    embedder = {
-        "model": {"model_path": str(model), "task": "embedding", "pooling": "mean"},
-        "context": {"ctx_size": 512},
-        "engine": {"binary": engine_binary()},
-    }
     home = Home(folder)
     home.create()
     home.settings.write_text(yaml.safe_dump({"access": {"path_keys": True}}))
-    with running(folder, {"my-model": chat_config(folder), "my-embedder": embedder}) as process:
+    with running(folder, {"my-model": chat_config(folder), "my-embedder": embed_config(folder)}) as process:
         yield process
 
 

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import chat_config
+from tests.e2e.conftest import chat_config, embed_config
 from tests.e2e.gateway_process import KEY, GatewayProcess, running
-from tests.engines import engine_binary
 from tests.npm import npm_package
 from tools.random_gguf import make_llama_gguf
 
@@ -30,16 +29,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]
     folder = tmp_path_factory.mktemp("ollama-js")
     calling = chat_config(folder)
     calling["model"] = {"model_path": str(make_llama_gguf(folder / "calls.gguf", ctx=4096, calls=True))}
-    embed = {
-        "model": {
-            "model_path": str(make_llama_gguf(folder / "embed.gguf", ctx=512)),
-            "task": "embedding",
-            "pooling": "mean",
-        },
-        "context": {"ctx_size": 512},
-        "engine": {"binary": engine_binary()},
-    }
-    with running(folder, {"chat": chat_config(folder), "calling": calling, "embed": embed}) as process:
+    with running(folder, {"chat": chat_config(folder), "calling": calling, "embed": embed_config(folder)}) as process:
         yield process
 
 

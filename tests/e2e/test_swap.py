@@ -51,7 +51,6 @@ class Conversation:
     """What one user said to one model, and heard."""
 
     messages: list[dict[str, Any]] = field(default_factory=list)
-    loads_before: int = 0
 
 
 @dataclass

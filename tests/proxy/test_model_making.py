@@ -258,3 +258,47 @@ async def test_a_reload_that_is_refused(tmp_path: Path) -> None:
         assert "cannot be brought in line" in refused.value.message
         assert not (house.home.root / "local").exists()
         assert Blobs(house.home).find(digest) is not None
+
+
+async def test_a_name_that_is_taken(tmp_path: Path) -> None:
+    """Of the model with settings, neither part is made."""
+    async with keeping_house(tmp_path) as house:
+        maker = ModelMaker(house.gateway, house.reloader)
+        with refusal(409):
+            await make(house, maker, "tiny", files={"x": send_model(house, 1)}, system="hi")
+
+        assert ["tiny"] == house.names()
+        assert not (house.home.root / "local").exists()
+
+
+async def test_a_key_for_some_models(tmp_path: Path) -> None:
+    """It makes aliases of these, and puts no model where another's is."""
+    async with keeping_house(tmp_path) as house:
+        maker = ModelMaker(house.gateway, house.reloader)
+        bound = Principal("other", engines=frozenset({"tiny"}), scopes=ALL_SCOPES)
+        await make(house, maker, "mine", files={"x": send_model(house, 1)})
+        before = house.gateway.fleet.engines["mine"]
+        for body in ({"files": {"x": send_model(house, 2)}}, {"from": "tiny", "adapters": {"x": send_adapter(house)}}):
+            with refusal(403):
+                await maker.make(read_recipe(body, "mine"), bound)
+        made = await maker.make(read_recipe({"from": "tiny", "system": "hi"}, "his"), bound)
+
+        assert before is house.gateway.fleet.engines["mine"]
+        assert ("his", True) == (made.name, made.is_served)
+
+
+async def test_two_that_share_a_projector(tmp_path: Path) -> None:
+    """One can go; the projector goes with the last."""
+    async with keeping_house(tmp_path) as house:
+        maker = ModelMaker(house.gateway, house.reloader)
+        for at, quant in enumerate(("Q4_0", "Q8_0")):
+            path = add_model(house.home, f"maker/seeing-GGUF/seeing-{quant}.gguf", seed=at)
+        projector = path.with_name("mmproj-F16.gguf")
+        projector.write_bytes(path.read_bytes())
+        await house.reloader.reload()
+        await maker.remove("seeing-Q4_0", ALL)
+        left = house.names(), projector.exists()
+        await maker.remove("seeing-Q8_0", ALL)
+
+        assert (["seeing-Q8_0", "tiny"], True) == left
+        assert not path.parent.exists()

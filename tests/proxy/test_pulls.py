@@ -11,7 +11,8 @@ import pytest
 
 from hugind.proxy.pulls import Pulls, Step
 from hugind.supervisor import tasks
-from hugind.supervisor.models.download import DownloadError, Hub, Plan
+from hugind.supervisor.models.download_plan import DownloadError, Plan
+from hugind.supervisor.models.hub import Hub
 from hugind.supervisor.models.repository import parse_reference
 from hugind.supervisor.paths import Home
 from tests.eventually import eventually

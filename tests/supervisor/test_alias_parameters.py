@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hugind.proxy.dialects.defaults import ENGINE_NAMES
-from hugind.supervisor.alias_parameters import LOAD_TIME, PARAMETER_NAMES, check_parameters, read_options
+from hugind.supervisor.alias_parameters import PARAMETER_KINDS, check_parameters, read_options
 
 
 def test_by_ollamas_names() -> None:
@@ -55,7 +55,11 @@ def test_refused(name: str, value: Any, said: str) -> None:
 
 def test_all_that_the_engine_takes() -> None:
     """What can be said for one request can be said for an alias; all else is about loading."""
-    assert PARAMETER_NAMES == ENGINE_NAMES.keys() | LOAD_TIME
+    about_loading = {name for name, kind in PARAMETER_KINDS.items() if kind == "boolean"} | {
+        *("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "num_gqa", "tfs_z", "draft_num_predict"),
+    }
+
+    assert PARAMETER_KINDS.keys() == ENGINE_NAMES.keys() | about_loading
 
 
 def test_options_of_a_request() -> None:

@@ -220,6 +220,19 @@ async def test_a_time_that_is_over_as_a_request_arrives(nest: Nest) -> None:
     assert nest.starts == {"a": 2}
 
 
+async def test_a_place_that_is_taken_back_is_asked_for_again(nest: Nest) -> None:
+    """Who waits for the room of one that was told to leave, and was wanted again at once, gets it all the same."""
+    first, second = nest.engine("a"), nest.engine("b")
+    async with Fleet({"a": first, "b": second}, ONE_ON_DEMAND) as fleet:
+        await fleet.load("a")
+        with fleet.use(second):
+            await _ticks(until=lambda: not first.is_wanted)
+            with fleet.use(first):  # after the arbiter decided, before the worker moved
+                await eventually(lambda: second.state == "ready")
+
+    assert nest.starts == {"a": 1, "b": 1}
+
+
 async def test_an_idle_one_makes_room(nest: Nest) -> None:
     """Not the busy one."""
     engines = {name: nest.engine(name) for name in "abc"}
@@ -277,6 +290,19 @@ async def test_who_comes_at_the_start(nest: Nest) -> None:
         assert not early
         assert ["ready", "unloaded", "ready"] == states
         assert "ready" == engines["b"].state
+
+
+async def test_one_that_should_come_at_the_start_is_sent_away(nest: Nest) -> None:
+    """Nobody waits for it any more before all is well."""
+    first, second = nest.engine("a", "--slow-load", "30"), nest.engine("b")
+    async with Fleet({"a": first, "b": second}, replace(ONE_ON_DEMAND, preload=("a",))) as fleet:
+        await eventually(lambda: first.state == "loading")
+        early = fleet.is_ready
+        await fleet.load("b")
+
+        assert ("unloaded", "ready") == (first.state, second.state)
+        assert (False, True) == (early, fleet.is_ready)
+        assert not fleet.residency(first).is_expected
 
 
 async def test_a_busy_one_yields(nest: Nest) -> None:

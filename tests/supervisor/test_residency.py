@@ -118,6 +118,18 @@ def test_pinned_ones_stay() -> None:
     assert {"a": "there is no room beside what is pinned: b"} == decision.hopeless
 
 
+def test_who_is_to_come_beside_pinned_ones_waits_for_memory() -> None:
+    """What loads, or has just ended, may give back what is missing: only what will never fit is told so."""
+    rules = FleetRules(max_resident=2)
+    pinned, wanted = ready("pinned", ram=4, is_pinned=True), asking("a", ram=4)
+    loading, busy = Standing("b", "loading", size(4), 1), ready("b", ram=1, refs=1, since=NOW)
+    waits = Decision(look_again_at=NOW + SETTLING_LOOK_S)
+
+    assert waits == decide([pinned, loading, wanted], rules, size(1), NOW)
+    assert waits == decide([pinned, busy, wanted], rules, size(1), NOW, is_settling=True)
+    assert {"a"} == decide([pinned, busy, wanted], rules, size(1), NOW).hopeless.keys()
+
+
 def test_what_nobody_waits_for_sends_nobody_away() -> None:
     """One that comes at the start comes where there is room."""
     decision = decide([asking("a", refs=0, is_needed=False), ready("b")], one_at_a_time(), None, NOW)

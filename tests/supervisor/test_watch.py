@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,3 +73,24 @@ def test_the_files_of_an_engine(home: Home) -> None:
 
     assert {"m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "eyes.gguf"} == {Path(name).name for name, _, _ in before}
     assert before != files_of(config, home)
+
+
+def test_folders_that_go_while_they_are_read(home: Home) -> None:
+    """Somebody removes models meanwhile: what is seen then is some of it, and no error."""
+    is_over = threading.Event()
+
+    def come_and_go() -> None:
+        while not is_over.is_set():
+            for number in range(20):
+                (home.root / "busy" / f"r{number}").mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(home.root / "busy", ignore_errors=True)
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        seen = [take_stock(home) for _ in range(1500)]
+    finally:
+        is_over.set()
+        other.join()
+
+    assert take_stock(home) in seen

@@ -40,7 +40,7 @@ def test_families(tmp_path: Path, family: Family, make: Callable[..., Path]) -> 
     header = read_header(make(tmp_path / "model.gguf", ctx=4096))
 
     assert family is family_of(header.values, header.architecture)
-    assert header.has_chat_template
+    assert header.chat_template
     assert 4096 == header.context_length
 
 

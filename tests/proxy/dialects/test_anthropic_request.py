@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hugind.proxy.dialects.errors import DialectError
 
 WEATHER = {"name": "get_weather", "description": "Weather.", "input_schema": {"type": "object", "properties": {}}}
 TIME = {"name": "get_time", "input_schema": {"type": "object"}}
+DEEP: Any = json.loads('{"a":' * 300 + "1" + "}" * 300)
 PNG = {"type": "base64", "media_type": "image/png", "data": "aGk="}
 
 
@@ -274,6 +276,10 @@ def test_structured_output() -> None:
             "messages.0.content.0.source",
         ),
         ({"messages": [{"role": "assistant", "content": [{"type": "image"}]}]}, "messages.0.content.0"),
+        (
+            {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "input": DEEP}]}]},
+            "messages.0.content.0.input",
+        ),
         ({"system": [{"type": "image", "source": PNG}]}, "system.0"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0.type"),
         ({"tools": [{"name": "x"}]}, "tools.0.input_schema"),

@@ -26,6 +26,8 @@ from hugind.proxy.dialects.ollama_request import (
 
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
+DEEP: Any = orjson.loads('{"a":' * 300 + "1" + "}" * 300)
+"""Can be read, and not be written."""
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(24)).decode()
 
 
@@ -100,6 +102,10 @@ def test_options() -> None:
         ({"messages": [{"role": "user", "content": "", "images": ["%%%%"]}]}, "illegal base64 data"),
         ({"messages": [{"role": "user", "content": "", "images": ["AAAA"]}]}, "neither a PNG, JPEG"),
         ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "each must be an object with a function"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": DEEP}}]}]}, "too deeply"),
+        ({"format": [DEEP]}, "format: nested too deeply"),
+        ({"think": DEEP}, "think: nested too deeply"),
+        ({"chat_template_kwargs": [1]}, "json: cannot unmarshal array into field chat_template_kwargs of type map"),
     ],
 )
 def test_what_is_wrong_is_named(wrong: dict[str, Any], said: str) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from hugind.proxy.dialects.errors import DialectError
 from hugind.proxy.dialects.plain_tools import has_tool_messages, to_plain_messages
 
 CALL: dict[str, Any] = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
@@ -65,3 +68,10 @@ def test_a_chat_without_tools_has_none() -> None:
     assert not has_tool_messages(None)
     assert has_tool_messages([result("a")])
     assert has_tool_messages([{"role": "assistant", "tool_calls": [CALL]}])
+
+
+@pytest.mark.parametrize("calls", ["f", ["f"], [{"function": "f"}], {"function": {}}, 3])
+def test_calls_that_are_none(calls: Any) -> None:
+    """It is said, instead of a fault of ours."""
+    with pytest.raises(DialectError, match="each must be an object"):
+        to_plain_messages([{"role": "assistant", "tool_calls": calls}])

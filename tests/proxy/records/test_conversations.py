@@ -47,6 +47,9 @@ async def test_made_changed_and_removed(database: Database) -> None:
     assert found is not None
     assert (found.id, found.notes, found.end) == (made.id, {"a": "ü"}, 2)
     assert found.created_at == datetime.fromtimestamp(MIDNIGHT, UTC)
+    assert await kept.find(ANNS, "conv_\0") is None
+    assert await kept.find_item(made.id, "msg_\0") is None
+    assert not await kept.remove_item(made.id, "msg_\0")
     assert await kept.find(BOBS, made.id) is None
     assert await kept.note(BOBS, made.id, {}) is None
     assert not await kept.remove(BOBS, made.id)

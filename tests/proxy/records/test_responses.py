@@ -83,7 +83,9 @@ async def test_kept_and_found(database: Database) -> None:
     assert await talker.kept.inputs(BOBS, made, ROOM) is None
     assert {} == await talker.kept.items(BOBS, [item_id])
     assert not await talker.kept.remove(BOBS, made)
-    assert await talker.kept.find(ANNS, "resp_1") is None
+    for never_made in ("resp_1", "resp_\0"):
+        assert await talker.kept.find(ANNS, never_made) is None
+        assert not await talker.kept.remove(ANNS, never_made)
 
 
 async def test_each_is_a_point_to_go_on_from(database: Database) -> None:

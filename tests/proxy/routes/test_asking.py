@@ -10,6 +10,8 @@ import pytest
 from hugind.proxy.dialects.errors import DialectError
 from hugind.proxy.errors import ApiError
 from hugind.proxy.routes.asking import fit_template, refusing
+from hugind.supervisor.residency import FleetRules
+from hugind.supervisor.worker import Worker, WorkerState
 from tests.proxy.people import add_user, bearer, rows
 from tests.proxy.serving import chat, serving, standin_config
 
@@ -65,3 +67,22 @@ async def test_tools_and_a_template_without(tmp_path: Path) -> None:
     assert "tools" not in none
     assert "<tool_call>" in none["messages"][0]["content"]
     assert [CALL] == able["messages"][0]["tool_calls"]
+
+
+async def test_tools_and_a_model_that_was_away(tmp_path: Path) -> None:
+    """Whether its template knows of any is asked of it once it is back, however often that is."""
+    async with serving(
+        tmp_path, {"chat": standin_config(tmp_path)}, fleet_rules=FleetRules(is_on_demand=True)
+    ) as served:
+        served.engine().listen(_forget_tools)
+        answers = []
+        for _ in range(2):
+            answers.append(await served.client.post("/v1/chat/completions", json=chat(tools=[TOOL])))
+            await served.gateway.fleet.unload("chat")
+
+    assert [400, 400] == [answer.status_code for answer in answers]
+
+
+def _forget_tools(worker: Worker) -> None:
+    if worker.state is WorkerState.READY and worker.spawn is not None:
+        worker.spawn.template_takes = frozenset()

@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from hugind.proxy.routes.kept import MAX_ITEMS, Order, page
+from hugind.proxy.records.conversations import Order
+from hugind.proxy.routes.kept import MAX_ITEMS, page
 from tests.proxy.people import add_user, bearer
 from tests.proxy.serving import ADMIN_KEY, Served, serving, standin_config
 

@@ -19,7 +19,8 @@ from starlette.types import Message
 from hugind.proxy.books import Rules
 from hugind.proxy.records.audit import Filters, entries
 from hugind.proxy.routes.ollama_pull import pull_router
-from hugind.supervisor.models.download import Hub, Plan, RemoteFile
+from hugind.supervisor.models.download_plan import Plan, RemoteFile
+from hugind.supervisor.models.hub import Hub
 from tests.hub import COMMIT, LocalHub, serving_hub
 from tests.proxy.houses import House, add_model, asking, keeping_house
 from tests.proxy.routes.calling import Asking

@@ -5,14 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hugind.supervisor.models.download import DownloadError, Hub, download, plan
+from hugind.supervisor.models.download import download
+from hugind.supervisor.models.download_plan import DownloadError
+from hugind.supervisor.models.hub import Hub
 from hugind.supervisor.models.library import HIDDEN_FOLDER, Library
 from hugind.supervisor.models.repository import parse_reference
 from hugind.supervisor.paths import Home
+from tests.eventually import eventually_sync
 from tests.hub import COMMIT, LocalHub, serving_hub
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
@@ -37,29 +41,7 @@ def hub() -> Iterator[LocalHub]:
 def fetch(hub: LocalHub, home: Home, text: str = f"{REPO}:Q4_K_M", token: str | None = None) -> list[str]:
     """Plan and download `text`. Names of the files."""
     client = Hub(endpoint=hub.url, token=token)
-    return [path.name for path in download(plan(parse_reference(text), client), home, client)]
-
-
-@pytest.mark.parametrize(
-    ("text", "files"),
-    [
-        (REPO, ["tiny-Q4_K_M.gguf"]),
-        (f"{REPO}:latest", ["tiny-Q4_K_M.gguf"]),
-        (f"{REPO}:q8_0", ["tiny-Q8_0.gguf"]),
-        (f"{REPO}:tiny-Q8_0", ["tiny-Q8_0.gguf"]),
-        (f"{REPO}/tiny-Q8_0.gguf", ["tiny-Q8_0.gguf"]),
-        (f"{REPO}@{COMMIT}:Q8_0", ["tiny-Q8_0.gguf"]),
-        (f"{REPO}:F16", ["tiny-F16-00002-of-00002.gguf", "tiny-F16-00001-of-00002.gguf"]),
-    ],
-)
-def test_plan(hub: LocalHub, text: str, files: list[str]) -> None:
-    """The quant that was asked for, else a common one; all parts, the first at the end."""
-    found = plan(parse_reference(text), Hub(endpoint=hub.url))
-
-    assert files == [file.name for file in found.files]
-    assert COMMIT == found.revision
-    assert files[-1] == found.model
-    assert sum(len(FILES[name]) for name in files) == found.size_bytes
+    return [path.name for path in download(client.plan(parse_reference(text)), home, client)]
 
 
 def test_projector_comes_along(hub: LocalHub, home: Home) -> None:
@@ -70,54 +52,6 @@ def test_projector_comes_along(hub: LocalHub, home: Home) -> None:
     assert ["mmproj-F16.gguf", "seeing-Q4_K_M.gguf"] == fetch(hub, home, "a/seeing")
     (model,) = Library(home).models()
     assert home.root / "a" / "seeing" / "mmproj-F16.gguf" == model.mmproj
-
-
-def test_smallest_where_no_quant_is_known(hub: LocalHub) -> None:
-    """Names that say nothing are chosen by size."""
-    hub.add("a/b", {"big.gguf": b"22", "small.gguf": b"1"})
-
-    assert "small.gguf" == plan(parse_reference("a/b"), Hub(endpoint=hub.url)).model
-
-
-@pytest.mark.parametrize(
-    ("text", "problem", "words"),
-    [
-        ("someone/else", "not_found", ("someone/else", "HF_TOKEN")),
-        (f"{REPO}@v9", "not_found", ("v9",)),
-        (f"{REPO}:Q2_K", "no_quant", ("Q2_K", "F16, Q4_K_M, Q8_0")),
-        (f"{REPO}/other.gguf", "not_found", ("other.gguf", "tiny-Q8_0.gguf")),
-        ("a/plain", "not_gguf", ("no GGUF", "-GGUF")),
-        ("a/gated", "forbidden", ("gated", "ask for access at http://", "HF_TOKEN")),
-        ("a/closed", "forbidden", ("403", "HF_TOKEN")),
-        ("a/broken", "unreachable", ("500",)),
-        ("configs/evil", "not_found", ("cannot be",)),
-        ("Settings.yml/evil", "not_found", ("cannot be",)),
-    ],
-)
-def test_what_cannot_be_had(hub: LocalHub, home: Home, text: str, problem: str, words: tuple[str, ...]) -> None:
-    """Every refusal says what to do, and leaves nothing behind."""
-    hub.add("a/plain", {"model.safetensors": b"x"})
-    for repo in ("a/gated", "a/closed", "a/broken", "configs/evil", "Settings.yml/evil"):
-        hub.add(repo, FILES)
-    hub.refuse("a/gated", 403, code="GatedRepo")
-    hub.refuse("a/closed", 403, whole=True)
-    hub.refuse("a/broken", 500, whole=True)
-
-    with pytest.raises(DownloadError) as caught:
-        fetch(hub, home, text)
-
-    said = f"{caught.value.message} {caught.value.hint}"
-    assert problem == caught.value.problem
-    assert all(word in said for word in words), said
-    assert [] == list(home.root.glob("*/*/*"))
-
-
-def test_no_hub(home: Home) -> None:
-    """Where nobody listens, that is said."""
-    with serving_hub() as gone:
-        url = gone.url
-    with pytest.raises(DownloadError, match="no answer from"):
-        plan(parse_reference("a/b"), Hub(endpoint=url))
 
 
 def test_token(hub: LocalHub, home: Home) -> None:
@@ -144,7 +78,7 @@ def test_files_elsewhere(hub: LocalHub, home: Home) -> None:
 def test_progress_and_content(hub: LocalHub, home: Home) -> None:
     """What comes is what was there; progress goes from nothing to all, with the checksum."""
     client, told = Hub(endpoint=hub.url), list[tuple[str, str | None, int, int]]()
-    (path,) = download(found := plan(parse_reference(REPO), client), home, client, lambda *seen: told.append(seen))
+    (path,) = download(found := client.plan(parse_reference(REPO)), home, client, lambda *seen: told.append(seen))
 
     assert DATA == path.read_bytes()
     assert home.root / "someone" / "tiny-GGUF" / "tiny-Q4_K_M.gguf" == path
@@ -207,7 +141,7 @@ def test_wrong_checksum(hub: LocalHub, home: Home) -> None:
 def test_cancelled_and_resumed(hub: LocalHub, home: Home) -> None:
     """A flag ends it, nothing is listed, and the next attempt asks for the rest only."""
     client, flag = Hub(endpoint=hub.url), threading.Event()
-    found = plan(parse_reference(REPO), client)
+    found = client.plan(parse_reference(REPO))
     hub.cuts = [5000]
 
     def cancel_at_cut(_file: str, _digest: str | None, done: int, _total: int) -> None:
@@ -232,13 +166,13 @@ def test_progress_that_raises(hub: LocalHub, home: Home) -> None:
         raise BrokenPipeError("nobody listens")
 
     with pytest.raises(BrokenPipeError):
-        download(plan(parse_reference(REPO), client), home, client, leave)
+        download(client.plan(parse_reference(REPO)), home, client, leave)
 
 
 def test_two_share_one_download(hub: LocalHub, home: Home) -> None:
     """The second waits, is told how far the first is, and fetches nothing."""
     client, told, waits = Hub(endpoint=hub.url), list[int](), threading.Event()
-    found = plan(parse_reference(REPO), client)
+    found = client.plan(parse_reference(REPO))
     hub.held_after = 500_000
 
     def watch(_file: str, _digest: str | None, done: int, _total: int) -> None:
@@ -262,7 +196,7 @@ def test_two_share_one_download(hub: LocalHub, home: Home) -> None:
 def test_no_room(hub: LocalHub, home: Home) -> None:
     """What does not fit on the disk is not begun."""
     client = Hub(endpoint=hub.url)
-    found = plan(parse_reference(REPO), client)
+    found = client.plan(parse_reference(REPO))
     huge = type(found.files[0])("huge.gguf", 1 << 60, None)
 
     with pytest.raises(DownloadError, match="GB") as caught:
@@ -276,3 +210,19 @@ def test_folder_that_cannot_be_written(hub: LocalHub, tmp_path: Path) -> None:
     (tmp_path / "someone").write_text("in the way")
     with pytest.raises(DownloadError, match="cannot write"):
         fetch(hub, Home(tmp_path))
+
+
+def test_more_than_was_promised(hub: LocalHub, home: Home) -> None:
+    """It is not read to its end: what comes without one does not fill the disk."""
+    client, flag = Hub(endpoint=hub.url), threading.Event()
+    (file,) = (found := client.plan(parse_reference(REPO))).files
+    hub.held_after = 500_000
+    with ThreadPoolExecutor(1) as pool:
+        task = pool.submit(download, replace(found, files=(replace(file, size_bytes=1000),)), home, client, None, flag)
+        eventually_sync(lambda: len(hub.fetched()) > 1)
+        flag.set()
+        with pytest.raises(DownloadError, match="cancelled"):
+            task.result(30)
+
+    assert [0, 0] == [one.start for one in hub.fetched()]
+    assert [] == list(home.root.glob("*/*/*"))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from hugind.supervisor.models.gguf import GgufError, read_header
 from tests.engines import DEMO_MODEL
+from tests.model_files import write_split
 from tools.random_gguf import make_llama_gguf
 
 WORDS = 5000
@@ -94,7 +95,7 @@ def test_shape(model: Path) -> None:
 
     assert (3, 6, (0, 2, 0)) == (header.layers, header.heads, header.kv_heads)
     assert (16, 16, 4096) == (header.key_length, header.value_length, header.context_length)
-    assert ("{{ messages }}", True) == (header.chat_template, header.has_chat_template)
+    assert "{{ messages }}" == header.chat_template
 
 
 def test_defaults() -> None:
@@ -234,16 +235,27 @@ def test_unreadable(tmp_path: Path) -> None:
 
 def test_further_part(tmp_path: Path) -> None:
     """Of a split model only the first part names the architecture; the others are read where they are meant."""
-    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama", split_max_tensors=1)
-    for name in ("token_embd.weight", "output.weight"):
-        writer.add_tensor(name, np.zeros((4, 32), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    first, second = sorted(tmp_path.glob("*.gguf"))
+    first, second = write_split(tmp_path)
 
     assert ("llama", 128) == (read_header(first).architecture, read_header(first).parameters)
     with pytest.raises(GgufError, match="names no architecture"):
         read_header(second)
     assert 128 == read_header(second, is_further_part=True).parameters
+
+
+def test_a_header_that_asks_for_too_much(tmp_path: Path) -> None:
+    """Numbers that nothing here can hold, and values without end: it is refused, before they are there."""
+    path = tmp_path / "model.gguf"
+    architecture = text(b"general.architecture") + struct.pack("<I", 8) + text(b"llama")
+    alignment = text(b"general.alignment") + struct.pack("<IQ", 10, 2**64 - 1)
+    flags = text(b"x") + struct.pack("<IIQ", 9, 7, 1024) + bytes(1024)
+    tensor = text(b"x") + struct.pack("<I4QIQ", 4, *[2**63] * 4, 0, 0) + bytes(64)
+    for values, tensors, words in (
+        ([architecture, alignment], [], "alignment"),
+        ([architecture], [tensor], "numbers"),
+        ([architecture, *[flags] * 200], [], "values in its header"),
+    ):
+        head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(values))
+        path.write_bytes(head + b"".join([*values, *tensors]))
+        with pytest.raises(GgufError, match=words):
+            read_header(path)

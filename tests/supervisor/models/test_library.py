@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import gguf
-import numpy as np
 import pytest
 
 from hugind.supervisor.config import Config
 from hugind.supervisor.models.gguf import GgufError
 from hugind.supervisor.models.library import Library, LibraryError, described, extra_bytes
 from hugind.supervisor.paths import CONFIG_NAME, Home
+from tests.model_files import write_split
 from tools.random_gguf import make_llama_gguf
 
 
@@ -125,14 +124,7 @@ def test_described(tmp_path: Path) -> None:
 
 def test_described_split(tmp_path: Path) -> None:
     """Of all parts, sizes and parameters are added up; every part counts for the digest."""
-    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama", split_max_tensors=1)
-    for name in ("token_embd.weight", "output.weight"):
-        writer.add_tensor(name, np.zeros((4, 32), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    first, second = sorted(tmp_path.glob("*.gguf"))
+    first, second = write_split(tmp_path)
 
     found = described(first)
     assert 2 * 4 * 32 == found.parameters

@@ -18,8 +18,8 @@ def write(path: Path, architecture: str = "llama", **values: Any) -> Path:
     """A GGUF file that is all header. `split`: which part it is, and of how many; `type`: what it says it is."""
     writer = gguf.GGUFWriter(path, architecture)
     if split := values.get("split"):
-        writer.add_uint16("split.no", split[0])
-        writer.add_uint16("split.count", split[1])
+        writer.add_uint64("split.no", split[0])
+        writer.add_uint64("split.count", split[1])
     if kind := values.get("type"):
         writer.add_type(kind)
     writer.write_header_to_file()
@@ -105,6 +105,7 @@ def test_what_makes_no_model(tmp_path: Path, local: LocalModels) -> None:
         ([adapter], [], "send it as one of 'adapters'"),
         ([write(tmp_path / "p", "clip")], [], "no model among the files"),
         ([write(tmp_path / "s", split=(0, 3))], [], "in 3 parts, 1 came"),
+        ([write(tmp_path / "e", split=(0, 1 << 60))], [], "parts, 1 came"),
         ([model], [other], "must be a LoRA adapter"),
         ([model], [foreign], "is for qwen2, and the model is llama"),
     ):
@@ -121,3 +122,12 @@ def test_no_name_becomes_a_path(local: LocalModels, name: str) -> None:
     """Only what a config could be called."""
     with pytest.raises(ValueError, match="is no name for a folder"):
         local.place(name, [])
+
+
+@pytest.mark.parametrize("name", ["mmproj-mine", "my-imatrix", "mine-00001-of-00002"])
+def test_a_name_that_means_something_else(tmp_path: Path, local: LocalModels, name: str) -> None:
+    """The library would never find the model: nothing is left of it."""
+    with pytest.raises(LocalModelError, match="choose another name"):
+        local.place(name, [write(tmp_path / "m")])
+
+    assert not (tmp_path / "local").exists()

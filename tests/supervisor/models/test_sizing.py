@@ -18,7 +18,7 @@ from hugind.supervisor.config import Config
 from hugind.supervisor.llama.binary import resolve_binary
 from hugind.supervisor.llama.command import CHECKPOINTS
 from hugind.supervisor.models.gguf import GgufHeader, read_header
-from hugind.supervisor.models.sizing import Footprint, footprint_of, kv_bytes_per_token, parts_of
+from hugind.supervisor.models.sizing import Footprint, footprint_of, parts_of
 from tests.engines import DEMO_MODEL, engine_binary
 from tools.random_gguf import make_hybrid_gguf, make_swa_gguf
 
@@ -64,8 +64,7 @@ LLAMA = header(
 
 def test_llama_8b() -> None:
     """128 KiB a token, not the megabyte that people fear; by cache type and slots."""
-    assert 128 << 10 == kv_bytes_per_token(LLAMA, config())
-    assert 512 * MIB == parts_of(LLAMA, config()).kv
+    assert 4096 * (128 << 10) == parts_of(LLAMA, config()).kv
     assert 3 * 512 * MIB == parts_of(LLAMA, config(slots=3)).kv
     assert 512 * MIB * 17 // 32 == parts_of(LLAMA, config(cache_type_k="q8_0", cache_type_v="q8_0")).kv
     assert parts_of(LLAMA, config(ctx_size=4097)).kv == parts_of(LLAMA, config(ctx_size=4352)).kv
@@ -152,7 +151,7 @@ def test_windows() -> None:
     assert 2 * CHECKPOINTS * 5 * 1024 * 4 * 512 * 2 == short.checkpoints
     assert 2 * 6 * 4096 * 4 * 512 * 2 == long.kv
     assert 0 == long.checkpoints
-    assert 4 * 512 * 2 == kv_bytes_per_token(model, config())
+    assert 2 * (4096 + 5 * 1024) * 4 * 512 * 2 == short.kv
 
 
 def test_gpu_layers() -> None:
