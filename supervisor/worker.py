@@ -266,7 +266,8 @@ class Worker:
         except Exception:
             logger.exception("%s/%d: the last saves broke", self.name, self.index)
         finally:
-            await tasks.cancel(goodbye)
+            if not goodbye.done():
+                await tasks.cancel(goodbye)
 
     async def _start(self) -> Spawn:
         self._generation += 1

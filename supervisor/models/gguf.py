@@ -26,6 +26,7 @@ _ALIGNMENT = 32
 _MAX_HEADER_BYTES = 256 << 20
 _MAX_DIMENSIONS = 4
 _LONGEST_ARRAY = 1024  # LLAMA_MAX_LAYERS is 512
+_MOST_LAYERS = 1024
 _MOST_KEPT = 1 << 17
 """Values that are kept of one header, of which real ones have hundreds: as objects they are many times as large."""
 _MOST_PARAMETERS = 2**63 - 1
@@ -153,7 +154,7 @@ def _read(stream: BinaryIO, *, is_further_part: bool) -> GgufHeader:
     architecture = values.get("general.architecture", "" if is_further_part else None)
     if not isinstance(architecture, str):
         raise GgufError("it names no architecture")
-    return GgufHeader(
+    header = GgufHeader(
         architecture=architecture,
         values=values,
         lengths=lengths,
@@ -166,6 +167,9 @@ def _read(stream: BinaryIO, *, is_further_part: bool) -> GgufHeader:
         parameters=weights.parameters,
         token_parameters=weights.token_parameters,
     )
+    if (header.layers or 0) > _MOST_LAYERS:
+        raise GgufError(f"{header.layers} layers")
+    return header
 
 
 def _read_values(reader: _Reader, count: int) -> tuple[dict[str, Value], dict[str, int]]:

@@ -18,7 +18,8 @@ from hugind.supervisor.engine import Engine
 from hugind.supervisor.llama.binary import EngineBinary
 from hugind.supervisor.paths import Home
 from hugind.supervisor.run_folder import RunFolder
-from hugind.supervisor.worker import WorkerState
+from hugind.supervisor.spawn import Spawn
+from hugind.supervisor.worker import Worker, WorkerState
 from tests.eventually import eventually
 from tests.supervisor.watched import quick_config
 
@@ -172,3 +173,20 @@ async def test_listeners(run: Run) -> None:
     for index in (0, 1):
         states = [state for at, state in heard[0] if at == index]
         assert states == ["starting", "ready", "draining", "stopped"]
+
+
+async def test_last_saves_that_break(run: Run) -> None:
+    """They are told in the log, and are no failure of the engine."""
+    heard: set[WorkerState] = set()
+
+    async def break_down(worker: Worker, spawn: Spawn) -> None:
+        raise LookupError(worker.name)
+
+    async with run() as engine:
+        engine.before_end = break_down
+        engine.listen(lambda worker: heard.add(worker.state))
+        await eventually(lambda: all(worker.state is WorkerState.READY for worker in engine.workers))
+        engine.unload()
+        await eventually(lambda: engine.state == "unloaded")
+
+    assert WorkerState.FAILED not in heard

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,15 @@ def test_its_folders_are_gone_after_it() -> None:
     assert not any(path.exists() for path in used)
 
 
+@pytest.fixture
+def _as_a_command() -> Iterator[None]:
+    """SIGINT is as Python has it at the start of a program, whatever servers ran in this process before."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_as_a_command")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_cleanly(number: signal.Signals) -> None:
     """Its own clean-up runs, and it counts as interrupted."""

@@ -248,11 +248,13 @@ def test_a_header_that_asks_for_too_much(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     architecture = text(b"general.architecture") + struct.pack("<I", 8) + text(b"llama")
     alignment = text(b"general.alignment") + struct.pack("<IQ", 10, 2**64 - 1)
+    layers = text(b"llama.block_count") + struct.pack("<II", 4, 2**32 - 1)
     flags = text(b"x") + struct.pack("<IIQ", 9, 7, 1024) + bytes(1024)
     tensor = text(b"x") + struct.pack("<I4QIQ", 4, *[2**63] * 4, 0, 0) + bytes(64)
     for values, tensors, words in (
         ([architecture, alignment], [], "alignment"),
         ([architecture], [tensor], "numbers"),
+        ([architecture, layers], [], "4294967295 layers"),
         ([architecture, *[flags] * 200], [], "values in its header"),
     ):
         head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(values))
