@@ -168,6 +168,11 @@ class LimitsSection(_Section):
         ge=0,
         description="A stream that waits says so to its client after so many seconds, again and again; 0: never.",
     )
+    image_urls: bool = Field(
+        False,
+        description="Let the engine fetch pictures that requests name by a URL. It asks from this machine, which may "
+        "reach what its callers may not.",
+    )
     max_body_mb: float = Field(20, gt=0, le=1024, description="Largest request body.")
 
 

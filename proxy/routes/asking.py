@@ -12,6 +12,7 @@ from hugind.proxy.admission import admit
 from hugind.proxy.dialects.defaults import add_messages, add_parameters
 from hugind.proxy.dialects.errors import DialectError
 from hugind.proxy.dialects.plain_tools import has_tool_messages, to_plain_messages
+from hugind.proxy.dialects.remote_images import find_remote
 from hugind.proxy.errors import ApiError
 from hugind.proxy.exchange import Exchange
 from hugind.proxy.gateway import Gateway, Target
@@ -109,14 +110,32 @@ def refusing() -> Iterator[None]:
         raise ApiError(400, error.message, param=error.param, code=error.code) from None
 
 
+def refuse_remote(engine: Engine, request: dict[str, Any]) -> None:
+    """Have the engine fetch nothing that a request names by an address, unless its config lets it.
+
+    It would ask from this machine, which may reach what its callers may not.
+
+    Raises:
+        ApiError: 400.
+    """
+    if not engine.config.limits.image_urls and (where := find_remote(request.get("messages"))):
+        raise ApiError(
+            400,
+            f"{where}: '{engine.name}' fetches no pictures (limits.image_urls): send them in the request, as data: URLs",
+            param=where,
+            code="unsupported_value",
+        )
+
+
 def fit_template(engine: Engine, request: dict[str, Any]) -> None:
     """Have a chat speak of tools only as far as the template of the engine, which is loaded, knows of any.
 
     Without, the engine leaves tools out in silence, and calls of them from the messages.
 
     Raises:
-        ApiError: 400, the request brings tools that could never be called, or calls that are none.
+        ApiError: 400, the request brings tools that could never be called, or calls that are none; as `refuse_remote`.
     """
+    refuse_remote(engine, request)
     takes = template_takes(engine)
     if takes is None:
         return

@@ -81,6 +81,8 @@ class StandinProcess:
 
     def close(self) -> None:
         self.client.close()
+        if (code := self.process.poll()) is not None:  # shown with a test that fails
+            print(f"the stand-in ended by itself with {code}:\n{self.log.read_text()}")  # noqa: T201
         self.process.kill()
         self.process.wait()
 

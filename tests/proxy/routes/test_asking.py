@@ -86,3 +86,25 @@ async def test_tools_and_a_model_that_was_away(tmp_path: Path) -> None:
 def _forget_tools(worker: Worker) -> None:
     if worker.state is WorkerState.READY and worker.spawn is not None:
         worker.spawn.template_takes = frozenset()
+
+
+@pytest.mark.parametrize("allows", [False, True])
+async def test_pictures_from_elsewhere(tmp_path: Path, allows: bool) -> None:
+    """The engine fetches them only where its config lets it: in every dialect that can name one."""
+    part = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/x.png"}}
+    block = {"type": "image", "source": {"type": "url", "url": "http://127.0.0.1:1/x.png"}}
+    asked = [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [part]}]}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": [block]}]}),
+        (
+            "/v1/responses",
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "http://a/x"}]}]},
+        ),
+    ]
+    config = standin_config(tmp_path, limits={"image_urls": allows})
+    async with serving(tmp_path, {"chat": config}) as served:
+        for path, body in asked:
+            answer = await served.client.post(path, json={"model": "chat", "max_tokens": 16, **body})
+
+            assert answer.status_code == (200 if allows else 400), answer.text
+            assert allows or "limits.image_urls" in answer.text
