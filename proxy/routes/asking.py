@@ -121,7 +121,7 @@ def refuse_remote(engine: Engine, request: dict[str, Any]) -> None:
     if not engine.config.limits.image_urls and (where := find_remote(request.get("messages"))):
         raise ApiError(
             400,
-            f"{where}: '{engine.name}' fetches no pictures (limits.image_urls): send them in the request, as data: URLs",
+            f"{where}: '{engine.name}' fetches no pictures (limits.image_urls): send them as data: URLs",
             param=where,
             code="unsupported_value",
         )
