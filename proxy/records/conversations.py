@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from hugind.proxy.records.database import Database
 from hugind.proxy.records.owned import Reader, belongs_to, owner_columns, seen_by
-from hugind.proxy.records.schema import conversation_items, conversations
+from hugind.proxy.records.schema import conversation_items, conversations, responses
 from hugind.proxy.records.usage import storable
 from hugind.proxy.sessions.record import Owner
 
@@ -177,8 +177,12 @@ class Conversations:
             return await forget_conversations(connection, principal, user)
 
     async def remove_older(self, moment: datetime) -> int:
-        """Forget those that were last used before `moment`, in short transactions; returns how many."""
-        oldest = conversations.c.used_at < moment
+        """Forget those that were last used before `moment`, in short transactions; returns how many.
+
+        Not those that a response that is kept began in: it could not be gone on from.
+        """
+        begun_there = select(responses.c.id).where(responses.c.conversation_id == conversations.c.id).exists()
+        oldest = (conversations.c.used_at < moment) & ~begun_there
         removed = 0
         while True:
             async with self._database.begin() as connection:

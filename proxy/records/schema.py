@@ -191,7 +191,7 @@ responses = Table(
     Column("created_at", Moment, nullable=False, index=True),
     Column("deleted_at", Moment, index=True),
     Column("previous_id", String(64), index=True),
-    Column("conversation_id", String(64)),
+    Column("conversation_id", String(64), index=True),
     Column("conversation_end", Integer),
     Column("history_bytes", BigInteger, nullable=False),
     Column("input", Text, nullable=False),

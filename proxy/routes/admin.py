@@ -178,9 +178,12 @@ def admin_router(gateway: Gateway, reloader: Reloader | None, records: Records) 
 
     @router.post("/engines/{name}/restart", status_code=202)
     async def restart_engine(name: str, request: Request) -> Restarting:
-        """Give every worker of an engine a fresh process; also the way out of `failed`."""
+        """Give every worker of an engine a fresh process; also the way out of `failed`. An unloaded one is loaded."""
         engine = gateway.engine_for(name, principal_of(request))
-        engine.restart()
+        if engine.is_wanted:
+            engine.restart()
+        else:
+            gateway.fleet.begin_load(engine.name)
         await records.note(actor_of(request), "engine.restart", engine.name)
         return Restarting(engine=engine.name)
 

@@ -208,6 +208,22 @@ async def test_old_ones_are_removed(database: Database) -> None:
     assert 0 == await count(database, responses)
 
 
+async def test_an_old_conversation_that_is_gone_on_from(database: Database) -> None:
+    """It stays as long as what a younger response goes back to."""
+    talker = Talker(database)
+    conversations = talker.kept.conversations
+    talk = await conversations.create(ANN, {}, [{"id": "1", "said": "x"}])
+    past = Past(items=[{"id": "1", "said": "x"}], conversation_id=talk.id, conversation_end=1)
+    first = await talker.add("a", past)
+    talker.now += 10 * DAY_S
+    young = await talker.say("young", first)
+
+    assert 0 == await talker.kept.remove_older(at(MIDNIGHT + DAY_S))
+    assert "x a A young YOUNG" == await talker.heard(young)
+    await talker.kept.remove(ANNS, young)
+    assert 2 == await talker.kept.remove_older(at(MIDNIGHT + DAY_S))
+
+
 async def test_many_old_ones(sqlite_database: Database) -> None:
     """In short transactions."""
     talker = Talker(sqlite_database)

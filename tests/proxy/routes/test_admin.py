@@ -69,6 +69,16 @@ async def test_a_restart_gives_a_fresh_process(tmp_path: Path) -> None:
         assert answer.headers["x-request-id"] == change.request_id
 
 
+async def test_a_restart_of_one_that_is_away(tmp_path: Path) -> None:
+    """It is loaded: that is a fresh process, too."""
+    async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:
+        await served.gateway.fleet.unload("chat")
+        answer = await served.client.post("/admin/v1/engines/chat/restart", headers=ADMIN)
+        await eventually(lambda: served.engine().state == "ready")
+
+        assert 202 == answer.status_code
+
+
 async def test_who_waits_for_what(tmp_path: Path) -> None:
     """Whoever has a slot, and whoever waits for one, with their request's id and since when."""
     async with (

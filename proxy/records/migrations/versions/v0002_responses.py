@@ -30,7 +30,7 @@ def upgrade() -> None:
         sa.Column("body", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_responses")),
     )
-    for column in ("created_at", "deleted_at", "previous_id", "principal"):
+    for column in ("conversation_id", "created_at", "deleted_at", "previous_id", "principal"):
         op.create_index(op.f(f"ix_responses_{column}"), "responses", [column], unique=False)
     op.create_table(
         "conversations",
