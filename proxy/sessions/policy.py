@@ -36,6 +36,8 @@ class Policy:
         self.rates = Rates()
         self._engine = engine
         self._files: Stock = frozenset()
+        self._is_untested = False
+        """The verdict says nothing about the model: its test could not be done."""
         self._store = store
         self._settings = engine.config.sessions
         self._hollow_in_a_row: set[str] = set()
@@ -52,7 +54,7 @@ class Policy:
         if self.identity is None or files != self._files:  # replaced, perhaps, while it was not loaded
             self.identity = await asyncio.to_thread(identify, engine.config, engine.binary.build, engine.home)
             self.verdict, self._files = None, files
-        if self.verdict is None:
+        if self.verdict is None or self._is_untested:
             self.verdict = await self._find_verdict(spawn, self.identity)
             logger.info("%s: sessions: %s (%s)", self._engine.name, self.verdict.ability, self.verdict.reason)
 
@@ -105,7 +107,7 @@ class Policy:
             self.verdict = Verdict(Ability.NONE, f"the restores of {HOLLOW_LIMIT} users in a row saved nothing")
 
     async def _find_verdict(self, spawn: Spawn, identity: Identity) -> Verdict:
-        config = self._engine.config
+        config, self._is_untested = self._engine.config, False
         if not self._settings.enabled:
             return Verdict(Ability.NONE, "sessions.enabled is false")
         if identity.family is Family.SWA and config.context.swa_full:
@@ -119,7 +121,8 @@ class Policy:
         slots, ctx_size, folder = config.server.max_slots, config.context.ctx_size, self._store.slots.path
         try:
             verdict = await self_test(spawn.client, 0, folder, slots, ctx_size, identity.family, identity.window)
-        except SelfTestFailed as error:  # it says nothing about the model: the next start tries again
+        except SelfTestFailed as error:  # the next worker that starts tries again
+            self._is_untested = True
             return Verdict(Ability.NONE, error.message)
         await asyncio.to_thread(verdicts.put, identity.fingerprint, verdict)
         return verdict
