@@ -221,7 +221,7 @@ def test_a_tool_is_called_and_answered(oai: openai.OpenAI) -> None:
         streamed = stream.get_final_response()
     assert "response.function_call_arguments.done" in kinds
     assert isinstance(streamed.output[0], ResponseFunctionToolCall)
-    assert call.arguments == streamed.output[0].arguments
+    assert json.loads(call.arguments) == json.loads(streamed.output[0].arguments)  # a blank here or there is by chance
 
 
 def test_structured_output(oai: openai.OpenAI) -> None:

@@ -45,6 +45,9 @@ class StandinProcess:
         self.client = httpx.Client(
             transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://standin", timeout=DEADLINE_S
         )
+        # A connection of its own each time: one that a stream promised to keep is closed just now.
+        once = httpx.HTTPTransport(uds=str(self.socket), limits=httpx.Limits(max_keepalive_connections=0))
+        self._looking = httpx.Client(transport=once, base_url="http://standin", timeout=DEADLINE_S)
 
     def async_client(self) -> httpx.AsyncClient:
         """For requests side by side. The caller closes it."""
@@ -68,7 +71,7 @@ class StandinProcess:
         return self.process.wait(DEADLINE_S)
 
     def slots(self) -> list[dict[str, Any]]:
-        answer: list[dict[str, Any]] = self.client.get("/slots").json()
+        answer: list[dict[str, Any]] = self._looking.get("/slots").json()
         return answer
 
     def busy_slots(self) -> list[int]:
@@ -76,11 +79,12 @@ class StandinProcess:
 
     def metric(self, name: str) -> int:
         """A value of `/metrics`; needs the flag."""
-        lines = self.client.get("/metrics").text.splitlines()
+        lines = self._looking.get("/metrics").text.splitlines()
         return int(next(line.split()[-1] for line in lines if line.startswith(f"llamacpp:{name} ")))
 
     def close(self) -> None:
         self.client.close()
+        self._looking.close()
         if (code := self.process.poll()) is not None:  # shown with a test that fails
             print(f"the stand-in ended by itself with {code}:\n{self.log.read_text()}")  # noqa: T201
         self.process.kill()
