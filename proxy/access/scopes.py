@@ -16,6 +16,7 @@ _INFERENCE = frozenset(
         "/api/generate",
         "/api/chat",
         "/api/embed",
+        "/api/show",
         "/api/embeddings",
         "/infill",
         "/tokenize",

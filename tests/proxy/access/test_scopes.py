@@ -36,7 +36,7 @@ ROUTES: dict[str, Scope | None] = {
     "/api/blobs/sha256:00": "models",
     "/api/tags": None,
     "/api/ps": None,
-    "/api/show": None,
+    "/api/show": "inference",
     "/api/version": None,
     "/v1/sessions": "sessions",
     "/v1/sessions/s1": "sessions",
