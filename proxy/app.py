@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
 from hugind.proxy.access.auth import end_user_of
-from hugind.proxy.access.keys import split_key_path
+from hugind.proxy.access.keys import mask, split_key_path
 from hugind.proxy.access.scopes import needed_scope
 from hugind.proxy.errors import ApiError, ClientGone
 from hugind.proxy.exchange import Exchange
@@ -244,7 +244,8 @@ async def _answer_error(exchange: Exchange, error: ApiError) -> None:
     if exchange.is_started and exchange.is_plain:
         raise error
     path, request_id = exchange.scope["path"], exchange.request_id
-    logger.info("%s: %s: %d %s", request_id, path, error.status, error.message)
+    # What a client wrote may be in it: it makes no lines of its own in the log, and shows no key there.
+    logger.info("%s", mask(" ".join(f"{request_id}: {path}: {error.status} {error.message}".split())))
     try:
         if exchange.is_started:
             await exchange.send(error_event(path, error, request_id), more=False)

@@ -310,3 +310,17 @@ async def test_beyond_loopback_any_name_will_do(tmp_path: Path) -> None:
         await App(gateway, is_loopback=is_loopback)(client.exchange.scope, client.says.get, client.hear)
 
         assert status == client.got[0]["status"]
+
+
+async def test_what_a_client_wrote_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is one line, whatever it is, and shows no key."""
+    model = "none\n2026-01-01 INFO forged hgk_AbCd1234_secretsecret"
+    with caplog.at_level("INFO", "hugind.proxy.app"):
+        async with serving(tmp_path, {"chat": standin_config(tmp_path)}) as served:
+            answer = await served.client.post("/v1/chat/completions", json=chat(model=model))
+            await served.client.get("/v1/%0Aelsewhere", headers={"authorization": "Bearer wrong"})
+
+    assert not [record for record in caplog.records if "\n" in record.getMessage()]
+    (line,) = [record.getMessage() for record in caplog.records if "forged" in record.getMessage()]
+    assert 404 == answer.status_code
+    assert "hgk_AbCd1234_***" in line
