@@ -205,7 +205,7 @@ async def test_only_a_delegating_key_speaks_for_others(served: Served) -> None:
 async def test_no_key_is_written_anywhere(tmp_path: Path, served: Served, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever is asked with it, right or wrong: not in a log, a file, an answer."""
     caplog.set_level(logging.DEBUG)
-    logging.getLogger("aiosqlite").setLevel(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "aiosqlite")
     accounts = served.gateway.books.accounts
     secret = await add_user(accounts, "alice", {"requests": 8})
     paths = (CHAT, "/v1/messages", "/v1/nothing", "/admin/v1/users", f"/k/{secret}{CHAT}", f"/k/{secret}/x")
