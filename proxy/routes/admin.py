@@ -16,6 +16,7 @@ from hugind.proxy.routes.operators import operators_router
 from hugind.proxy.routes.records import Records
 from hugind.proxy.waits import WaitsFor
 from hugind.supervisor.errors import HugindError
+from hugind.supervisor.fleet import Residency
 
 
 class Worker(BaseModel):
@@ -33,25 +34,6 @@ class Worker(BaseModel):
     slots: int
     endpoint: str | None
     log: str
-
-
-class Residency(BaseModel):
-    """Its place in memory."""
-
-    is_loaded: bool
-    """It has processes: ready, loading or ending."""
-    refs: int
-    """Requests that need it just now, waiting ones included."""
-    expires_at: float | None
-    """Unix seconds; null: it stays, or is in use."""
-    ram_bytes: int
-    """By estimate, as it was or would be loaded. 0: not known yet."""
-    vram_bytes: int
-    is_pinned: bool
-    load_s: float | None
-    """How long its last load took."""
-    is_expected: bool
-    """It comes without being asked for, and has not come yet."""
 
 
 class Engine(BaseModel):
@@ -153,7 +135,7 @@ def admin_router(gateway: Gateway, reloader: Reloader | None, records: Records) 
                     **asdict(engine.status()),
                     "waiting": gateway.leases(engine).waiting,
                     "free_slots": gateway.leases(engine).free,
-                    "residency": asdict(gateway.fleet.residency(engine)),
+                    "residency": gateway.fleet.residency(engine),
                 }
             )
             for engine in gateway.fleet.engines.values()
